@@ -1,0 +1,74 @@
+"""A registry of names that imports nothing until a name is used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from vlmreward.errors import UnknownNameError
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error line: the nearest known names, or all of them.
+
+    Args:
+        name: What the user wrote.
+        known: The names that exist.
+
+    Returns:
+        ``"did you mean 'a'?"`` or ``"known: a, b, c"``.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "known: " + ", ".join(names)
+
+
+class Registry:
+    """Maps names to objects given as ``"package.module:attribute"``, imported on first use.
+
+    Args:
+        kind: What the names stand for, in the singular ("reward", "encoder"); used in error messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._targets: dict[str, str] = {}
+
+    def register(self, name: str, target: str) -> None:
+        """Add a name.
+
+        Args:
+            name: The name users write.
+            target: ``"package.module:attribute"``.
+
+        Raises:
+            ValueError: The name is taken, or the target has no colon.
+        """
+        if name in self._targets:
+            raise ValueError(f"{self.kind} {name!r} is registered already, as {self._targets[name]}")
+        if ":" not in target:
+            raise ValueError(f"{self.kind} {name!r}: target {target!r} is not of the form 'package.module:attribute'")
+        self._targets[name] = target
+
+    def get(self, name: str) -> Any:
+        """Import and return what a name stands for.
+
+        Raises:
+            UnknownNameError: The name is not registered.
+        """
+        if name not in self._targets:
+            raise UnknownNameError(f"unknown {self.kind} {name!r}: {suggest(name, self._targets)}")
+        module, attribute = self._targets[name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def names(self) -> list[str]:
+        """Return every registered name, sorted."""
+        return sorted(self._targets)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether a name is registered."""
+        return name in self._targets
