@@ -1,0 +1,249 @@
+"""Cart-pole with text goals: balance, hang, or park the cart, starting from any angle.
+
+The physics is Gymnasium's CartPole (Barto, Sutton and Anderson, 1983). The variant follows VLM-RM
+(arXiv 2310.12921, appendix C.1): no early termination, the angle is wrapped, the cart stops at the ends of
+the track. What differs from VLM-RM, and why:
+
+- the picture is 20 % wider and the cart sits at its middle, so that a hanging pole and a cart at the end of
+  the track are in view (Gymnasium's own picture cuts both);
+- there is a third action, "no force", without which neither a hanging nor a parked cart can be held;
+- the observation holds cos and sin of the angle instead of the wrapped angle, which jumps;
+- the cart loses its speed at the ends of the track (VLM-RM clips the position and keeps the speed);
+- the 200-step limit is a truncation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from vlmreward.envs.classic.canvas import Canvas, Colour, View
+from vlmreward.envs.classic.task_env import TaskEnv
+from vlmreward.envs.task import Task
+from vlmreward.errors import ConfigError
+
+GRAVITY = 9.8  # m/s^2
+CART_MASS = 1.0  # kg
+POLE_MASS = 0.1  # kg
+HALF_LENGTH = 0.5  # m, half the pole
+FORCE = 10.0  # N
+DT = 0.02  # s
+TRACK = 2.4  # m, from the middle of the track to either end
+
+BASELINE = "pole and cart"
+UPRIGHT_DEG = 12.0
+END_ZONE = 1.9  # m: closer to the end of the track than 0.5 m
+
+VIEW = View(left=-3.0, right=3.0, bottom=-1.8, top=2.2)
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How the scene is drawn; the default is what the environment shows.
+
+    Colours are RGB, 0-255; lengths are metres.
+    """
+
+    background_top: Colour = (255, 255, 255)
+    background_bottom: Colour = (255, 255, 255)
+    track: Colour = (0, 0, 0)
+    cart: Colour = (0, 0, 0)
+    pole: Colour = (202, 152, 101)
+    axle: Colour = (129, 132, 203)
+    pole_half_width: float = 0.06
+    cart_half_width: float = 0.25
+    cart_half_height: float = 0.15
+    view: View = VIEW
+
+
+def describe(state: np.ndarray) -> dict[str, float]:
+    """Return facts about a true state.
+
+    Args:
+        state: (x, x_dot, theta, theta_dot) in m, m/s, rad, rad/s; theta is 0 upright, positive to the right.
+
+    Returns:
+        ``angle_deg`` in [-180, 180), ``x_m``, ``speed_m_s``, ``angular_speed_rad_s``.
+    """
+    x, x_dot, theta, theta_dot = (float(v) for v in state)
+    return {
+        "angle_deg": (np.degrees(theta) + 180.0) % 360.0 - 180.0,
+        "x_m": x,
+        "speed_m_s": x_dot,
+        "angular_speed_rad_s": theta_dot,
+    }
+
+
+def draw(canvas: Canvas, state: np.ndarray, look: Appearance) -> np.ndarray:
+    """Draw cart and pole over the canvas's remembered background.
+
+    Returns:
+        uint8, shape (height, width, 3).
+    """
+    x, theta = float(state[0]), float(state[2])
+    canvas.restore()
+    canvas.box((x, 0.0), look.cart_half_width, look.cart_half_height, look.cart)
+    middle = (x + HALF_LENGTH * np.sin(theta), HALF_LENGTH * np.cos(theta))
+    canvas.box(middle, look.pole_half_width, HALF_LENGTH, look.pole, angle=-theta)
+    canvas.disc((x, 0.0), look.pole_half_width * 0.8, look.axle)
+    return canvas.to_array()
+
+
+def make_canvas(width: int, height: int, quality: str, look: Appearance) -> Canvas:
+    """Return a canvas with the track drawn as its background."""
+    canvas = Canvas(look.view, width, height, quality)
+    canvas.fill(look.background_top, look.background_bottom)
+    canvas.box((0.0, 0.0), TRACK + look.cart_half_width, 0.012, look.track)
+    canvas.keep_background()
+    return canvas
+
+
+class CartPoleEnv(TaskEnv):
+    """A pole hinged to a cart on a straight track, told in words what to do.
+
+    ## Action space
+    `Discrete(3)`: 0 no force, 1 push left with 10 N, 2 push right with 10 N.
+
+    ## Observation space
+    `Box(5,)`, float32:
+
+    | index | what | min | max | unit |
+    |---|---|---|---|---|
+    | 0 | cart position | -2.4 | 2.4 | m |
+    | 1 | cart speed | -inf | inf | m/s |
+    | 2 | cosine of the pole's angle (1 upright) | -1 | 1 | |
+    | 3 | sine of the pole's angle (positive to the right) | -1 | 1 | |
+    | 4 | angular speed of the pole | -inf | inf | rad/s |
+
+    ## Rewards
+    The environment's own reward is the cosine of the pole's angle for task `upright` (a hand-written reward to
+    compare with), minus it for `hanging`, and minus or plus x / 2.4 for `left` and `right`; 0 without a task.
+
+    ## Starting state
+    `start="any"`: angle uniform over the circle, position uniform in +-1.2 m, speeds in +-0.5.
+    `start="upright"`: each of the four numbers uniform in +-0.05, as in Gymnasium.
+
+    ## Success
+    `info["success"]`: the task's predicate has held for the last 2 s (100 steps) without a break.
+
+    | task | predicate |
+    |---|---|
+    | upright | angle within 12 degrees of upright, cart not at an end of the track |
+    | hanging | angle within 12 degrees of straight down |
+    | left | cart within 0.5 m of the left end |
+    | right | cart within 0.5 m of the right end |
+
+    ## Episode end
+    Never terminates; truncated after 200 steps (4 s).
+
+    ## Arguments
+    `task` (a name above, or None for a goal without a true success), `start`, `width`, `height`,
+    `quality` ("fast" or "fine"), `render_mode` ("rgb_array").
+
+    ## Version history
+    - v0: first version.
+    """
+
+    TASKS: ClassVar[dict[str, Task]] = {
+        task.name: task
+        for task in (
+            Task(
+                "upright",
+                "pole vertically upright on top of the cart",
+                BASELINE,
+                2.0,
+                "the angle is within 12 degrees of upright and the cart is not at an end of the track",
+            ),
+            Task(
+                "hanging",
+                "pole hanging straight down below the cart",
+                BASELINE,
+                2.0,
+                "the angle is within 12 degrees of straight down",
+            ),
+            Task(
+                "left", "cart at the left end of the track", BASELINE, 2.0, "the cart is within 0.5 m of the left end"
+            ),
+            Task(
+                "right",
+                "cart at the right end of the track",
+                BASELINE,
+                2.0,
+                "the cart is within 0.5 m of the right end",
+            ),
+        )
+    }
+    DT = DT
+    STARTS = ("any", "upright")
+
+    def __init__(
+        self,
+        task: str | None = "upright",
+        start: str = "any",
+        width: int = 64,
+        height: int = 64,
+        quality: str = "fast",
+        render_mode: str | None = "rgb_array",
+    ) -> None:
+        super().__init__(task=task, width=width, height=height, quality=quality, render_mode=render_mode)
+        if start not in self.STARTS:
+            raise ConfigError(f"start must be one of {list(self.STARTS)}, got {start!r}")
+        self.start = start
+        self.action_space = gym.spaces.Discrete(3)
+        high = np.array([TRACK, np.inf, 1.0, 1.0, np.inf], dtype=np.float32)
+        self.observation_space = gym.spaces.Box(-high, high, dtype=np.float32)
+        self.state = np.zeros(4)
+        self._canvas: Canvas | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Start an episode; see the class for the distribution of starting states."""
+        super().reset(seed=seed)
+        if self.start == "upright":
+            self.state = self.np_random.uniform(-0.05, 0.05, size=4)
+        else:
+            high = np.array([1.2, 0.5, np.pi, 0.5])
+            self.state = self.np_random.uniform(-high, high)
+        return self._obs(), self.begin_task()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Advance by 0.02 s (semi-implicit order as in Gymnasium's CartPole: explicit Euler)."""
+        force = FORCE * (0.0, -1.0, 1.0)[int(action)]
+        x, x_dot, theta, theta_dot = self.state
+        cos, sin = np.cos(theta), np.sin(theta)
+        total = CART_MASS + POLE_MASS
+        push = (force + POLE_MASS * HALF_LENGTH * theta_dot**2 * sin) / total
+        theta_acc = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos**2 / total))
+        x_acc = push - POLE_MASS * HALF_LENGTH * theta_acc * cos / total
+        x, x_dot = x + DT * x_dot, x_dot + DT * x_acc
+        theta, theta_dot = theta + DT * theta_dot, theta_dot + DT * theta_acc
+        if abs(x) >= TRACK:
+            x, x_dot = float(np.clip(x, -TRACK, TRACK)), 0.0
+        self.state = np.array([x, x_dot, (theta + np.pi) % (2 * np.pi) - np.pi, theta_dot])
+        return self._obs(), self._env_reward(), False, False, self.update_task()
+
+    def holds(self, task: str) -> bool:
+        """Return whether a task's predicate is true of the present state."""
+        facts = describe(self.state)
+        if task == "upright":
+            return abs(facts["angle_deg"]) < UPRIGHT_DEG and abs(facts["x_m"]) < TRACK
+        if task == "hanging":
+            return 180.0 - abs(facts["angle_deg"]) < UPRIGHT_DEG
+        return facts["x_m"] < -END_ZONE if task == "left" else facts["x_m"] > END_ZONE
+
+    def render(self) -> np.ndarray:
+        """Return the picture, uint8, shape (height, width, 3)."""
+        if self._canvas is None:
+            self._canvas = make_canvas(self.width, self.height, self.quality, Appearance())
+        return draw(self._canvas, self.state, Appearance())
+
+    def _obs(self) -> np.ndarray:
+        x, x_dot, theta, theta_dot = self.state
+        return np.array([x, x_dot, np.cos(theta), np.sin(theta), theta_dot], dtype=np.float32)
+
+    def _env_reward(self) -> float:
+        x, theta = float(self.state[0]), float(self.state[2])
+        rewards = {"upright": np.cos(theta), "hanging": -np.cos(theta), "left": -x / TRACK, "right": x / TRACK}
+        return float(rewards[self.task.name]) if self.task else 0.0
