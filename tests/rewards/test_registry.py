@@ -1,0 +1,203 @@
+"""What every registered reward model must obey, and what the registry itself promises."""
+
+import dataclasses
+import subprocess
+import sys
+from importlib import resources
+
+import numpy as np
+import pytest
+import yaml
+
+from vlmreward.errors import ConfigError, PromptError, UnknownNameError
+from vlmreward.rewards import list_rewards, make_reward, make_reward_from_config, register_reward
+from vlmreward.rewards.transform import RewardTransform
+from vlmreward.types import FrameBatch, RewardModel
+
+CONFIGS = {
+    path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in (resources.files("vlmreward.configs") / "reward").iterdir()
+    if path.name.endswith(".yaml")
+}
+CASES = {f"config-{name}": config for name, config in CONFIGS.items()}
+CASES |= {f"plain-{name}": {"name": name} for name in list_rewards()}
+CASES["clip-half"] = {"name": "clip", "alpha": 0.5}
+CASES["clip-full"] = {"name": "clip", "alpha": 1.0}
+
+N, DIM = 24, 16
+
+
+@pytest.fixture(params=sorted(CASES))
+def build(request, fake_encoder):
+    """Return a function from a goal to the reward model of one case."""
+
+    def from_goal(goal):
+        return make_reward_from_config(CASES[request.param], fake_encoder(DIM), goal=goal, baseline=["a", "b"])[0]
+
+    return from_goal
+
+
+def make_batch(seed=0, n=N):
+    rng = np.random.default_rng(seed)
+
+    def rows():
+        x = rng.normal(size=(n, DIM))
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+    return FrameBatch(
+        episode=np.zeros(n, np.int64),
+        step=np.arange(n),
+        instruction="stand up",
+        embeddings=rows(),
+        initial=rows(),
+        previous=rows(),
+        terminated=np.zeros(n, bool),
+        truncated=np.zeros(n, bool),
+        env_reward=rng.normal(size=n).astype(np.float32),
+        quantities={"speed": rng.normal(size=n).astype(np.float32)},
+    )
+
+
+def rows_of(batch, index):
+    names = ("episode", "step", "embeddings", "initial", "previous", "terminated", "truncated", "env_reward")
+    return dataclasses.replace(
+        batch,
+        **{name: getattr(batch, name)[index] for name in names},
+        quantities={k: v[index] for k, v in batch.quantities.items()},
+    )
+
+
+def test_law_contract_is_declared(build):
+    model = build("stand up")
+    assert isinstance(model, RewardModel)
+    assert model.context in ("frame", "pair", "prefix", "episode")
+    low, high = model.range
+    assert np.isfinite([low, high]).all()
+    assert low < high
+    assert set(model.needs) <= {f.name for f in dataclasses.fields(FrameBatch)}
+
+
+def test_law_shapes_types_and_range(build):
+    model = build("stand up")
+    scored = model.compute_reward(make_batch())
+    assert scored.reward.shape == scored.valid.shape == (N,)
+    assert scored.reward.dtype == np.float32
+    assert scored.valid.dtype == np.bool_
+    assert scored.valid.all()
+    assert np.isfinite(scored.reward).all()
+    assert model.range[0] - 1e-5 <= scored.reward.min()
+    assert scored.reward.max() <= model.range[1] + 1e-5
+    for part in scored.parts.values():
+        assert part.shape == (N,)
+        assert part.dtype == np.float32
+    if scored.success is not None:
+        assert scored.success.dtype == np.float32
+        assert ((scored.success >= 0) & (scored.success <= 1)).all()
+
+
+def test_law_batch_equals_one_by_one_in_any_order(build):
+    model = build("stand up")
+    if model.context != "frame":
+        pytest.skip("rows of this model depend on other rows by contract")
+    batch = make_batch()
+    together = model.compute_reward(batch).reward
+    alone = np.concatenate([model.compute_reward(rows_of(batch, slice(i, i + 1))).reward for i in range(N)])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6)
+    order = np.random.default_rng(1).permutation(N)
+    np.testing.assert_allclose(together[order], model.compute_reward(rows_of(batch, order)).reward, rtol=0, atol=1e-6)
+
+
+def test_law_another_goal_scores_otherwise(build):
+    batch = make_batch()
+    difference = build("stand up").compute_reward(batch).reward - build("wave a hand").compute_reward(batch).reward
+    assert np.ptp(difference) > 1e-3  # more than a shift of every frame by one constant
+
+
+def test_law_pictures_matter(build):
+    assert np.ptp(build("stand up").compute_reward(make_batch()).reward) > 1e-3
+
+
+def test_law_scoring_twice_gives_the_same_and_changes_nothing(build):
+    model, batch = build("stand up"), make_batch()
+    assert batch.embeddings is not None
+    before = batch.embeddings.copy()
+    np.testing.assert_array_equal(model.compute_reward(batch).reward, model.compute_reward(batch).reward)
+    np.testing.assert_array_equal(batch.embeddings, before)
+
+
+def test_law_the_environment_is_never_read(build):
+    model, batch = build("stand up"), make_batch()
+    assert batch.env_reward is not None
+    expected = model.compute_reward(batch).reward
+    other = dataclasses.replace(
+        batch,
+        env_reward=-batch.env_reward,
+        terminated=np.ones(N, bool),
+        truncated=np.ones(N, bool),
+        quantities={"speed": np.full(N, 9, np.float32), "success": np.ones(N, np.float32)},
+    )
+    np.testing.assert_array_equal(model.compute_reward(other).reward, expected)
+    none = dataclasses.replace(batch, env_reward=None, terminated=None, truncated=None, quantities={})
+    np.testing.assert_array_equal(model.compute_reward(none).reward, expected)
+
+
+def test_law_a_broken_embedding_is_never_a_number(build):
+    model, batch = build("stand up"), make_batch()
+    assert batch.embeddings is not None
+    batch.embeddings[5] = np.nan
+    scored = model.compute_reward(batch)
+    assert not scored.valid[5]
+    assert scored.reasons[5]
+    assert np.isnan(scored.reward[5])
+    assert scored.valid.sum() == N - 1
+
+
+@pytest.mark.parametrize("name", list_rewards())
+def test_every_reward_has_a_config(name):
+    assert name in {config["name"] for config in CONFIGS.values()}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS))
+def test_config_names_every_setting_of_the_transform(file, fake_encoder):
+    config = CONFIGS[file]
+    model, transform = make_reward_from_config(config, fake_encoder(), goal="a", baseline="b")
+    assert isinstance(transform, RewardTransform)
+    for key in ("scale", "normalise", "combine", "env_weight"):
+        assert getattr(transform, key) == config[key]
+    for key in config.keys() - {"name", "scale", "normalise", "combine", "env_weight"}:
+        assert getattr(model, key) == config[key]
+
+
+def test_unknown_reward_names_the_nearest(fake_encoder):
+    with pytest.raises(UnknownNameError, match="unknown reward 'clipp': did you mean 'clip'"):
+        make_reward("clipp", fake_encoder(), goal="a")
+
+
+def test_unknown_setting_names_the_nearest(fake_encoder):
+    with pytest.raises(ConfigError, match="reward 'clip' has no setting 'alhpa': did you mean 'alpha'"):
+        make_reward("clip", fake_encoder(), goal="a", alhpa=0.5)
+    with pytest.raises(ConfigError, match="reward 'clip' has no setting 'encoder'"):
+        make_reward_from_config({"name": "clip", "encoder": "mini"}, fake_encoder(), goal="a")
+
+
+def test_missing_goal_and_missing_name_are_rejected(fake_encoder):
+    with pytest.raises(ConfigError, match="reward 'clip' needs the setting 'goal'"):
+        make_reward("clip", fake_encoder())
+    with pytest.raises(PromptError, match="goal must"):
+        make_reward("clip", fake_encoder(), goal=None)
+    with pytest.raises(ConfigError, match="a reward config needs 'name'"):
+        make_reward_from_config({"alpha": 0.5}, fake_encoder(), goal="a")
+
+
+def test_names_are_not_overwritten():
+    with pytest.raises(ValueError, match="registered already"):
+        register_reward("clip", "somewhere:Else")
+
+
+def test_import_loads_neither_torch_nor_a_simulator():
+    code = (
+        "import sys; import vlmreward.rewards.clip, vlmreward.rewards.contrastive; "
+        "print(sorted({'torch', 'open_clip', 'gymnasium', 'mujoco', 'stable_baselines3'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

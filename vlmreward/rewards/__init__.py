@@ -1,0 +1,91 @@
+"""Reward models, by name; a model's module is imported when its name is first used."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from vlmreward.errors import ConfigError
+from vlmreward.registry import Registry, suggest
+from vlmreward.rewards.transform import TRANSFORM_KEYS, RewardTransform
+from vlmreward.types import Encoder, RewardModel
+
+_REWARDS = Registry("reward")
+
+
+def register_reward(name: str, target: str) -> None:
+    """Add a reward model: a callable that takes ``(encoder, goal, baseline, ...)``.
+
+    Args:
+        name: The name users write.
+        target: ``"package.module:Class"``.
+
+    Raises:
+        ValueError: The name is taken, or the target has no colon.
+    """
+    _REWARDS.register(name, target)
+
+
+def list_rewards() -> list[str]:
+    """Return the name of every reward model, sorted."""
+    return _REWARDS.names()
+
+
+def make_reward(name: str, encoder: Encoder, /, **kwargs: Any) -> RewardModel:
+    """Build a reward model.
+
+    Args:
+        name: One of :func:`list_rewards`.
+        encoder: Frozen encoder of frames and prompts.
+        **kwargs: The model's own settings: ``goal``, ``baseline``, ``alpha``, ...
+
+    Returns:
+        The reward model, its prompts encoded.
+
+    Raises:
+        UnknownNameError: The name is not registered.
+        ConfigError: A setting is unknown, missing or out of range.
+        PromptError: A prompt is empty, too long, or leaves no direction to reward.
+    """
+    target = _REWARDS.get(name)
+    settings = inspect.signature(target).parameters
+    for key in kwargs:
+        if key not in settings or key == "encoder":
+            known = [k for k in settings if k != "encoder"]
+            raise ConfigError(f"reward {name!r} has no setting {key!r}: {suggest(key, known)}")
+    for key, parameter in settings.items():
+        if parameter.default is parameter.empty and key != "encoder" and key not in kwargs:
+            raise ConfigError(f"reward {name!r} needs the setting {key!r}: give {key}=...")
+    return target(encoder, **kwargs)
+
+
+def make_reward_from_config(
+    config: Mapping[str, Any], encoder: Encoder, /, **prompts: Any
+) -> tuple[RewardModel, RewardTransform]:
+    """Build what a file of ``configs/reward`` describes.
+
+    Args:
+        config: ``name``, the model's own settings, and the settings of :class:`RewardTransform`.
+        encoder: Frozen encoder of frames and prompts.
+        **prompts: ``goal`` and ``baseline``, which stand outside the reward's group.
+
+    Returns:
+        The reward model and the transform of its rewards.
+
+    Raises:
+        UnknownNameError: The name is not registered.
+        ConfigError: A setting is unknown, missing or out of range, or ``name`` is missing.
+        PromptError: A prompt is empty, too long, or leaves no direction to reward.
+    """
+    if "name" not in config:
+        raise ConfigError(
+            f"a reward config needs 'name', got {sorted(config)}: known names: {', '.join(list_rewards())}"
+        )
+    own = {k: v for k, v in config.items() if k not in TRANSFORM_KEYS and k != "name"}
+    transform = RewardTransform(**{k: config[k] for k in TRANSFORM_KEYS if k in config})
+    return make_reward(config["name"], encoder, **prompts, **own), transform
+
+
+register_reward("clip", "vlmreward.rewards.clip:ClipReward")
+register_reward("contrastive", "vlmreward.rewards.contrastive:ContrastiveReward")

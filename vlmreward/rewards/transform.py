@@ -1,0 +1,177 @@
+"""From a model's raw reward to the number an agent learns from: normalise, scale, combine.
+
+Raw rewards are what is stored; the transform is applied when they are used, so that statistics which moved on
+since a frame was scored apply to it as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmreward.errors import CheckpointError, ConfigError, NonFiniteError
+from vlmreward.rewards.settings import check_choice, check_number
+from vlmreward.types import FloatArray
+
+Normalise = Literal["none", "running"]
+Combine = Literal["replace", "add"]
+
+TRANSFORM_KEYS = ("scale", "normalise", "combine", "env_weight")
+"""The settings of :class:`RewardTransform`, as they stand in ``configs/reward``."""
+
+MIN_STD = 1e-3
+"""Smallest standard deviation that rewards are divided by.
+
+Storing embeddings in float16 or encoding in bfloat16 moves a cosine by up to about 3e-4. Rewards that spread less
+than this are mostly such noise, and must not be blown up to unit spread.
+"""
+
+
+@dataclass(frozen=True)
+class RunningStats:
+    """Count, mean and sum of squared deviations of every value seen.
+
+    Attributes:
+        count: Number of values.
+        mean: Their mean; 0 when there are none.
+        m2: Sum of squared deviations from the mean.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    def merged(self, values: npt.NDArray[np.float64]) -> RunningStats:
+        """Return the statistics with more values taken in, shape (K,), K > 0.
+
+        Two sets merge exactly (Chan, Golub and LeVeque 1979), so how values are cut into batches does not matter
+        beyond rounding.
+        """
+        count = self.count + len(values)
+        mean = float(values.mean())
+        shift = mean - self.mean
+        m2 = self.m2 + float(((values - mean) ** 2).sum()) + shift**2 * self.count * len(values) / count
+        return RunningStats(count, self.mean + shift * len(values) / count, m2)
+
+    @property
+    def std(self) -> float:
+        """Divisor of the rewards: the standard deviation, at least ``MIN_STD``; 1 while fewer than 2 values are in."""
+        return max(math.sqrt(self.m2 / self.count), MIN_STD) if self.count >= 2 else 1.0
+
+
+class RewardTransform:
+    """Turn raw rewards into what the agent learns from: ``scale * normalise(raw) [+ env_weight * env_reward]``.
+
+    ``normalise="running"`` subtracts the mean and divides by the standard deviation of all valid rewards so far. A
+    subtracted mean is harmless where episodes have a fixed length; where they can end early it changes what an
+    episode's length is worth, and ``"none"`` keeps the model's own zero.
+
+    Args:
+        scale: Factor of the (normalised) model reward, > 0.
+        normalise: ``"none"`` or ``"running"``.
+        combine: ``"replace"`` drops the environment's own reward, ``"add"`` adds it, never normalised.
+        env_weight: Factor of the environment's own reward in ``"add"``, >= 0.
+        frozen: True for evaluation: :meth:`update` does nothing.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        scale: float = 1.0,
+        normalise: Normalise = "none",
+        combine: Combine = "replace",
+        env_weight: float = 1.0,
+        frozen: bool = False,
+    ) -> None:
+        check_choice("normalise", normalise, get_args(Normalise))
+        check_choice("combine", combine, get_args(Combine))
+        self.scale = check_number("scale", scale, 0, above=True)
+        self.normalise: Normalise = normalise
+        self.combine: Combine = combine
+        self.env_weight = check_number("env_weight", env_weight, 0)
+        self.frozen = frozen
+        # One immutable object, replaced whole: a thread that applies while another updates sees a matching pair.
+        self._stats = RunningStats()
+
+    @property
+    def stats(self) -> RunningStats:
+        """Statistics of the raw rewards taken in so far."""
+        return self._stats
+
+    def update(self, raw: npt.NDArray[np.floating], valid: npt.NDArray[np.bool_]) -> None:
+        """Take the valid rows into the running statistics; nothing when frozen or ``normalise="none"``.
+
+        Args:
+            raw: Rewards of the model, any shape.
+            valid: False where a row could not be scored, same shape.
+
+        Raises:
+            NonFiniteError: A row that is marked valid is not finite.
+        """
+        if self.frozen or self.normalise == "none":
+            return
+        values = np.asarray(raw)[np.asarray(valid, dtype=bool)].astype(np.float64)
+        if not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).sum())
+            raise NonFiniteError(f"{bad} of {values.size} rewards marked valid are not finite: mark such rows invalid")
+        if values.size:
+            self._stats = self._stats.merged(values)
+
+    def apply(self, raw: npt.NDArray[np.floating], env_reward: npt.NDArray[np.floating] | None = None) -> FloatArray:
+        """Return the rewards to learn from; the statistics stay as they are.
+
+        Args:
+            raw: Rewards of the model, any shape; NaN (not scored) stays NaN.
+            env_reward: The environment's own rewards, same shape; needed by ``combine="add"`` alone.
+
+        Returns:
+            float32, the shape of ``raw``.
+
+        Raises:
+            ConfigError: ``combine="add"`` and there is no environment reward of that shape.
+        """
+        reward = np.asarray(raw, dtype=np.float64)
+        if self.normalise == "running":
+            stats = self._stats
+            reward = (reward - stats.mean) / stats.std
+        reward = self.scale * reward
+        if self.combine == "add":
+            if env_reward is None or np.shape(env_reward) != reward.shape:
+                got = "none" if env_reward is None else f"shape {np.shape(env_reward)}"
+                raise ConfigError(
+                    f"combine=add needs the environment's own rewards of shape {reward.shape}, got {got}: "
+                    "give them or set combine=replace"
+                )
+            reward = reward + self.env_weight * np.asarray(env_reward, dtype=np.float64)
+        return reward.astype(np.float32)
+
+    def frozen_copy(self) -> RewardTransform:
+        """Return a frozen transform with the same settings and the statistics of now, for evaluation."""
+        copy = RewardTransform(self.scale, self.normalise, self.combine, self.env_weight, frozen=True)
+        copy._stats = self._stats
+        return copy
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the statistics as plain numbers; the settings are config, not state."""
+        return asdict(self._stats)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over statistics that :meth:`state_dict` returned, also when frozen.
+
+        Raises:
+            CheckpointError: A number is missing, not finite or impossible.
+        """
+        try:
+            stats = RunningStats(int(state["count"]), float(state["mean"]), float(state["m2"]))
+        except (KeyError, TypeError, ValueError) as e:
+            raise CheckpointError(f"reward statistics must hold numbers count, mean and m2, got {dict(state)}") from e
+        if stats.count < 0 or not math.isfinite(stats.mean) or not math.isfinite(stats.m2) or stats.m2 < 0:
+            raise CheckpointError(f"reward statistics are damaged: count, m2 >= 0 and all finite, got {dict(state)}")
+        self._stats = stats
