@@ -1,0 +1,1 @@
+"""Trainers of the models that the project ships or fits: the embedded encoder ``mini``."""

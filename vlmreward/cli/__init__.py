@@ -1,0 +1,87 @@
+"""The ``vlmreward`` command: one module per subcommand, imported when it is used.
+
+Exit codes: 0 done; 2 the user's input is at fault (one line on stderr); 1 a fault of ours; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from vlmreward.errors import ConfigError, VlmRewardError
+from vlmreward.registry import suggest
+
+# name -> (module, what it does)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("vlmreward.cli.train", "train an agent from a text goal"),
+    "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
+    "record": ("vlmreward.cli.record", "record evaluation videos"),
+    "list": ("vlmreward.cli.list", "list envs, tasks, encoders, rewards or agents"),
+    "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
+    "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: Arguments after the program's name; None: those of this process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        from vlmreward.cli.help import overview
+
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        from vlmreward import __version__
+
+        print(__version__)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    try:
+        if name not in COMMANDS:
+            raise ConfigError(f"unknown command {name!r}: {suggest(name, COMMANDS)}")
+    except ConfigError as e:
+        return _fail("vlmreward", e)
+    # An idle OpenMP thread must sleep: spinning costs a small network 4-5 times the CPU on a busy machine. It is read
+    # when torch loads, so it is set here and nowhere in the library.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return run_command(name, rest)
+
+
+def run_command(name: str, rest: list[str]) -> int:
+    """Run one command and turn what it raises into an exit code."""
+    debug = "--debug" in rest
+    label = f"vlmreward {name}"
+    try:
+        if "--help" in rest or "-h" in rest:
+            from vlmreward.cli.help import command_page
+
+            print(command_page(name))
+            return 0
+        command: Callable[[list[str]], int | None] = importlib.import_module(COMMANDS[name][0]).main
+        return command(rest) or 0
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"{label}: interrupted", file=sys.stderr)
+        return 130
+    except VlmRewardError as e:
+        if debug:
+            raise
+        return _fail(label, e)
+    except OSError as e:
+        if debug or e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        where = f" ({e.filename})" if e.filename else ""
+        return _fail(label, f"{(e.strerror or 'no room').lower()}{where}: free some space or choose another folder")
+
+
+def _fail(label: str, error: object) -> int:
+    print(f"{label}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

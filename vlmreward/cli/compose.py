@@ -1,0 +1,154 @@
+"""Compose a command's config from the YAML groups and the user's settings, as a plain dict.
+
+Hydra composes; it never changes directory nor makes an ``outputs/`` folder, for ``hydra.main`` is not used. What
+the user gets wrong is reported in one line with the nearest name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vlmreward.cli.arguments import Arguments, is_prompt
+from vlmreward.cli.groups import PRIMARY, list_groups, match_option
+from vlmreward.errors import ConfigError
+from vlmreward.registry import suggest
+
+# Below these keys any name may be set; whoever takes the values checks them.
+OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.kwargs.", "reward.kwargs.")
+
+
+def compose(command: str, arguments: Arguments) -> dict[str, Any]:
+    """Compose the config of a command.
+
+    Args:
+        command: Name of a primary config: ``train``, ``evaluate``, ``record``.
+        arguments: What the user gave.
+
+    Returns:
+        Nested plain dict; ``agent: auto`` is replaced by the algorithm that the environment names.
+
+    Raises:
+        ConfigError: A key is unknown, or a value can't be read.
+        UnknownNameError: A group has no such option.
+    """
+    groups = list_groups(arguments.config_dir)
+    overrides = [_prepare(o, groups) for o in arguments.overrides]
+    config = _compose_checked(command, overrides, groups, arguments.config_dir)
+    if config.get("agent", {}).get("name") == "auto":
+        chosen = match_option("agent", str(config["env"].get("agent", "ppo")), groups)
+        kept = [o for o in overrides if o.split("=", 1)[0] != "agent"]
+        config = _compose_checked(command, [*kept, f"agent={chosen}"], groups, arguments.config_dir)
+    for key, values in arguments.literals.items():
+        _set_literal(config, key, values)
+    return config
+
+
+def known_keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a nested dict, inner nodes included."""
+    for key, value in config.items():
+        yield prefix + str(key)
+        if isinstance(value, dict):
+            yield from known_keys(value, f"{prefix}{key}.")
+
+
+def _prepare(override: str, groups: dict[str, list[str]]) -> str:
+    """Check a group choice, and open the keys that take any name."""
+    key, _, value = override.partition("=")
+    if key in groups and value != "null":
+        return f"{key}={match_option(key, value, groups)}"
+    if key.startswith(OPEN_KEYS):
+        return "++" + override
+    return override
+
+
+def _compose_checked(
+    command: str, overrides: list[str], groups: dict[str, list[str]], config_dir: str | None
+) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import ConfigCompositionException, HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            parser.parse_override(override)
+        except HydraException as e:
+            raise ConfigError(
+                f"can't read the value of {override!r}: put text with special characters in quotes inside the "
+                "shell's quotes, e.g. \"key='a, b'\""
+            ) from e
+    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    with initialize_config_module("vlmreward.configs", version_base="1.3"):
+        try:
+            config = hydra_compose(command, overrides=[*search, *overrides])
+            plain = OmegaConf.to_container(config, resolve=True)
+        except ConfigCompositionException as e:
+            raise ConfigError(_explain(e, command, overrides, groups, search)) from e
+        except (HydraException, OmegaConfBaseException) as e:
+            raise ConfigError(" ".join(str(e).split())) from e
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def _explain(
+    error: Exception, command: str, overrides: list[str], groups: dict[str, list[str]], search: list[str]
+) -> str:
+    """Turn Hydra's message into one line with the nearest name."""
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    text = " ".join(str(error).split())
+    if "You must specify" in text:
+        missing = next((g for g in groups if f"'{g}'" in text), "env")
+        return f"{missing} is not given: write {missing}=<name>, known: {', '.join(groups[missing])}"
+    chosen = [o for o in overrides if o.split("=", 1)[0] in groups]
+    try:
+        composed = OmegaConf.to_container(hydra_compose(command, overrides=[*search, *chosen]))
+    except HydraException:
+        return text  # the group choices themselves are at fault, and the text says how
+    assert isinstance(composed, dict)
+    known = {*known_keys({str(k): v for k, v in composed.items()}), *_group_names(command, groups)}
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~")
+        if key not in known and not key.startswith(OPEN_KEYS):
+            return _unknown(key, known)
+    return text
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    """Return the line for a key that doesn't exist: the nearest ones, or those of the same level."""
+    names = sorted(set(known))
+    hint = suggest(key, names)
+    if not hint.startswith("did you mean"):
+        parent = key.rpartition(".")[0]
+        names = [n for n in names if n.rpartition(".")[0] == parent] or [n for n in names if "." not in n]
+        hint = "known: " + ", ".join(names)
+    return f"unknown setting {key!r}: {hint}"
+
+
+def _group_names(command: str, groups: dict[str, list[str]]) -> list[str]:
+    return list(groups) if command == PRIMARY[0] else []
+
+
+def _set_literal(config: dict[str, Any], key: str, values: tuple[str, ...]) -> None:
+    """Put text into the composed config as typed; a path ``null`` means none."""
+    *parents, last = key.split(".")
+    node = config
+    for name in parents:
+        child = node.get(name)
+        if not isinstance(child, dict):
+            raise ConfigError(_unknown(key, known_keys(config)))
+        node = child
+    is_open = any(f"{key}.".startswith(prefix) for prefix in OPEN_KEYS)
+    if last not in node and not is_open:
+        raise ConfigError(_unknown(key, known_keys(config)))
+    if is_prompt(key):
+        node[last] = list(values)
+    else:
+        node[last] = None if values[-1] == "null" else values[-1]

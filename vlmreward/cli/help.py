@@ -1,0 +1,109 @@
+"""The help pages: groups and options are read from the YAML files, settings from the primary configs."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from vlmreward.cli.groups import PRIMARY, list_groups
+
+OVERVIEW = """\
+Say the goal in words, get a trained agent, a labelled dataset or an evaluation video.
+
+usage: vlmreward COMMAND [key=value ...]
+
+commands:
+{commands}
+
+start here:
+  vlmreward train env=cartpole goal="pole vertically upright on top of the cart"
+  vlmreward evaluate run=runs/<name>
+  vlmreward record run=runs/<name>
+
+  vlmreward COMMAND --help    the command's settings and examples
+  vlmreward doctor            what this machine can run
+"""
+
+INTRO = {
+    "train": """\
+Train an agent from a text goal.
+
+usage: vlmreward train env=<name> [goal="..."] [key=value ...]
+
+examples:
+  vlmreward train env=cartpole
+  vlmreward train env=cartpole goal="cart at the left end of the track" seed=1
+  vlmreward train env=cartpole agent=dqn agent.learning_rate=0.001 total_timesteps=50000
+  vlmreward train env=gym env.id=Acrobot-v1 goal="a robot arm swung up" baseline="a robot arm" encoder=siglip2
+  vlmreward train resume=runs/<name>                        go on after an interruption
+  vlmreward train env=cartpole --cfg                        print the settings and stop
+
+goal, baseline and all prompts of the reward are taken literally, whatever they contain; give the key several times
+for several prompts (goal="pole upright" goal="stick straight up").
+agent.<name>=<value> sets any argument of the algorithm's constructor.
+""",
+    "evaluate": """\
+Measure an agent on episodes of its own: true success with a 95 % Wilson interval, environment return, VLM return.
+
+usage: vlmreward evaluate run=<run folder> [key=value ...]
+
+examples:
+  vlmreward evaluate run=runs/<name>
+  vlmreward evaluate run=runs/<name> episodes=500 seed=1000 env.kwargs.start=upright
+  vlmreward evaluate run=runs/<name> goal="cart at the left end of the track"   another goal for the same agent
+  vlmreward evaluate env=cartpole env.task=left policy=random                   a trivial policy to compare with
+""",
+    "record": """\
+Record an agent: MP4 and GIF with the goal, the reward curve and the true success drawn on the frames.
+
+usage: vlmreward record run=<run folder> [key=value ...]
+
+examples:
+  vlmreward record run=runs/<name>
+  vlmreward record run=runs/<name> episodes=4 size=640 out=clips gif=false
+""",
+    "list": """\
+List what can be chosen.
+
+usage: vlmreward list envs | tasks | encoders | rewards | agents
+""",
+    "doctor": """\
+Check what this machine can run: versions, processor, picture rendering, shared memory, GPU, weights, disk.
+
+usage: vlmreward doctor
+""",
+}
+
+FLAGS = """\
+flags:
+  --cfg              print the composed settings and stop
+  --config-dir DIR   a folder with more options, e.g. DIR/env/mine.yaml
+  --debug            show the traceback of an error
+"""
+
+
+def overview() -> str:
+    """Return what ``vlmreward --help`` prints."""
+    from vlmreward.cli import COMMANDS
+
+    return OVERVIEW.format(commands="\n".join(f"  {name:<15}{what}" for name, (_, what) in COMMANDS.items()))
+
+
+def command_page(name: str) -> str:
+    """Return what ``vlmreward <name> --help`` prints."""
+    from vlmreward.cli import COMMANDS
+
+    parts = [INTRO.get(name, f"{COMMANDS[name][1]}\n")]
+    if name in PRIMARY:
+        if name == "train":
+            groups = "\n".join(f"  {group + '=':<12}{', '.join(options)}" for group, options in list_groups().items())
+            parts.append(f"groups:\n{groups}\n")
+        parts.append("settings and their defaults:\n" + _settings(name))
+        parts.append(FLAGS)
+    return "\n".join(parts).rstrip()
+
+
+def _settings(name: str) -> str:
+    """Return the primary config with its comments, without its header and list of groups."""
+    text = (files("vlmreward.configs") / f"{name}.yaml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines()[1:] if not line.startswith(("defaults:", "  - "))]
+    return "\n".join(f"  {line}".rstrip() for line in lines).strip("\n") + "\n"
