@@ -1,0 +1,102 @@
+"""Turn recorded episodes into the files that ``record`` leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmreward.errors import ConfigError, FramesError
+from vlmreward.types import Frames
+from vlmreward.video.film_strip import film_strip, write_png
+from vlmreward.video.overlay import OverlaySettings, Success, annotate
+from vlmreward.video.recorder import write_gif, write_mp4
+
+FORMATS = ("mp4", "gif", "png")
+
+
+@dataclass(frozen=True)
+class EpisodeClip:
+    """What one episode looked like.
+
+    Attributes:
+        frames: RGB, uint8, shape (T, H, W, 3); the picture of the reset is the first.
+        rewards: Shape (T,); NaN where there is none, as for the picture of the reset.
+        success: True, False or None (the environment doesn't say) for each picture, length T.
+    """
+
+    frames: Frames
+    rewards: npt.ArrayLike
+    success: Success
+
+
+def annotate_clips(
+    clips: Sequence[EpisodeClip], goal: str, fps: float, note: str = "", settings: OverlaySettings | None = None
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the pictures of several episodes, one after the other, each with its band.
+
+    Raises:
+        FramesError: There is no clip, its frames are not uint8 (T, H, W, 3), or sizes differ.
+        ConfigError: Rewards or success are not of length T.
+    """
+    if not clips:
+        raise FramesError("no episode to show: give at least one")
+    sizes = {clip.frames.shape[1:3] for clip in clips}
+    if len(sizes) > 1:
+        raise FramesError(f"all episodes of one film need pictures of one size, got {sorted(sizes)}")
+    for number, clip in enumerate(clips, 1):
+        which = f"episode {number} of {len(clips)}" if len(clips) > 1 else ""
+        line = " · ".join(part for part in (which, note) if part)
+        yield from annotate(clip.frames, clip.rewards, clip.success, goal, 1 / fps, line, settings)
+
+
+def write_clips(
+    stem: Path,
+    clips: Sequence[EpisodeClip],
+    goal: str,
+    fps: float,
+    note: str = "",
+    formats: Sequence[str] = ("mp4", "gif"),
+    settings: OverlaySettings | None = None,
+    gif_bytes: int = 4_000_000,
+) -> dict[str, Path]:
+    """Write episodes as a film, an endless GIF and a film strip.
+
+    Args:
+        stem: Path of the files without their suffix; a dot in its name is part of the name.
+        clips: The episodes, shown one after the other; the film strip shows the first.
+        goal: The sentence that the agent was given.
+        fps: Pictures per second, the environment's own for real time.
+        note: One more line in small letters, for example which run this is.
+        formats: Some of ``mp4``, ``gif``, ``png``.
+        settings: How the band looks.
+        gif_bytes: Largest size of the GIF, bytes.
+
+    Returns:
+        Format to the file written.
+
+    Raises:
+        ConfigError: An unknown format, or lengths that differ.
+        FramesError: No frames, or frames of several sizes.
+        StorageError: The disk is full, or the folder can't be written.
+    """
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown or not formats:
+        raise ConfigError(f"unknown video formats {unknown}: choose some of {', '.join(FORMATS)}")
+    written: dict[str, Path] = {}
+    for form in dict.fromkeys(formats):
+        path = stem.with_name(f"{stem.name}.{form}")
+        if form == "mp4":
+            write_mp4(path, annotate_clips(clips, goal, fps, note, settings), fps)
+        elif form == "gif":
+            write_gif(path, annotate_clips(clips, goal, fps, note, settings), fps, max_bytes=gif_bytes)
+        else:
+            if not clips:
+                raise FramesError("no episode to show: give at least one")
+            first = clips[0]
+            write_png(path, film_strip(first.frames, first.rewards, first.success, goal, settings=settings))
+        written[form] = path
+    return written
