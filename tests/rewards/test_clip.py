@@ -186,6 +186,14 @@ def test_float16_embeddings_are_scored_as_unit_vectors_in_float32(with_texts):
     np.testing.assert_allclose(reward, model.score_embeddings(x), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("drift", [0.995, 1.005])
+def test_drift_of_the_norm_does_not_move_the_reward(with_texts, drift):
+    rng = np.random.default_rng(5)
+    goals, baselines, x = (unit_rows(rng, n, 32) for n in (1, 1, 20))
+    model = with_texts(goals, baselines, 0.5)
+    np.testing.assert_allclose(model.score_embeddings(drift * x), model.score_embeddings(x), rtol=0, atol=1e-6)
+
+
 def test_bad_rows_are_invalid_with_a_reason_and_leave_the_others_alone(with_texts):
     rng = np.random.default_rng(6)
     goals, baselines, x = (unit_rows(rng, n, 8) for n in (1, 1, 6))
