@@ -8,7 +8,9 @@ the track. What differs from VLM-RM, and why:
   the track are in view (Gymnasium's own picture cuts both);
 - there is a third action, "no force", without which neither a hanging nor a parked cart can be held;
 - the observation holds cos and sin of the angle instead of the wrapped angle, which jumps;
-- the cart loses its speed at the ends of the track (VLM-RM clips the position and keeps the speed);
+- the stops at the ends of the track are inelastic and take up the force of a cart pressed against them. VLM-RM
+  clips the position alone, so that pressing a standing cart against the end still swings the pole, and an
+  agent learns to balance there;
 - the 200-step limit is a truncation.
 """
 
@@ -75,6 +77,19 @@ def describe(state: np.ndarray) -> dict[str, float]:
         "speed_m_s": x_dot,
         "angular_speed_rad_s": theta_dot,
     }
+
+
+def accelerations(force: float, theta: float, theta_dot: float) -> tuple[float, float]:
+    """Return the cart's acceleration in m/s^2 and the pole's in rad/s^2, away from the ends of the track.
+
+    Source: Florian (2007), "Correct equations for the dynamics of the cart-pole system", without friction, as
+    in Gymnasium's CartPole.
+    """
+    cos, sin = np.cos(theta), np.sin(theta)
+    total = CART_MASS + POLE_MASS
+    push = (force + POLE_MASS * HALF_LENGTH * theta_dot**2 * sin) / total
+    theta_acc = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos**2 / total))
+    return float(push - POLE_MASS * HALF_LENGTH * theta_acc * cos / total), float(theta_acc)
 
 
 def draw(canvas: Canvas, state: np.ndarray, look: Appearance) -> np.ndarray:
@@ -209,18 +224,18 @@ class CartPoleEnv(TaskEnv):
         return self._obs(), self.begin_task()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        """Advance by 0.02 s (semi-implicit order as in Gymnasium's CartPole: explicit Euler)."""
+        """Advance by 0.02 s, explicit Euler as in Gymnasium's CartPole."""
         force = FORCE * (0.0, -1.0, 1.0)[int(action)]
         x, x_dot, theta, theta_dot = self.state
-        cos, sin = np.cos(theta), np.sin(theta)
-        total = CART_MASS + POLE_MASS
-        push = (force + POLE_MASS * HALF_LENGTH * theta_dot**2 * sin) / total
-        theta_acc = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos**2 / total))
-        x_acc = push - POLE_MASS * HALF_LENGTH * theta_acc * cos / total
+        x_acc, theta_acc = accelerations(force, theta, theta_dot)
+        if abs(x) >= TRACK and x * x_acc > 0.0:  # pressed against the stop, which takes up the force
+            x_acc, theta_acc = 0.0, GRAVITY * np.sin(theta) / (HALF_LENGTH * 4.0 / 3.0)
         x, x_dot = x + DT * x_dot, x_dot + DT * x_acc
         theta, theta_dot = theta + DT * theta_dot, theta_dot + DT * theta_acc
-        if abs(x) >= TRACK:
-            x, x_dot = float(np.clip(x, -TRACK, TRACK)), 0.0
+        if abs(x) >= TRACK and x * x_dot > 0.0:  # the cart hits the stop and passes its momentum on to the pole
+            theta_dot += x_dot * np.cos(theta) / (HALF_LENGTH * 4.0 / 3.0)
+            x_dot = 0.0
+        x = float(np.clip(x, -TRACK, TRACK))
         self.state = np.array([x, x_dot, (theta + np.pi) % (2 * np.pi) - np.pi, theta_dot])
         return self._obs(), self._env_reward(), False, False, self.update_task()
 

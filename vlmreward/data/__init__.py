@@ -1,0 +1,1 @@
+"""Captions of true states, dataset readers and writers."""
