@@ -1,0 +1,110 @@
+"""Score every step at once, for algorithms that have their own buffer or none.
+
+Slower than the scoring buffers (one encoder call per step), equal in result. A gym step must return a number, so an
+invalid frame gives reward 0.0 with ``info["reward_valid"] = False``: an algorithm that does not read the flag learns
+from that zero. Prefer the scoring buffers, which leave such rows out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from vlmreward.errors import ConfigError
+from vlmreward.types import Encoder, RewardModel
+from vlmreward.wrappers.capture_frames import CONSTANT_FRAME, ENV_REWARD_KEY, check_pixels, is_constant, render_frame
+from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, ScoredRows, Transform, gather
+
+VLM_REWARD_KEY = "vlm_reward"
+"""Key in ``info`` of the raw reward of the model, a float, or None where it is not valid."""
+
+VALID_KEY = "reward_valid"
+"""Key in ``info`` of whether the frame could be scored, a bool."""
+
+REASON_KEY = "reward_reason"
+"""Key in ``info`` of why the frame could not be scored; only where it could not."""
+
+
+def check_per_step(reward_model: RewardModel) -> None:
+    """Refuse a model that can't score a step when it happens.
+
+    Raises:
+        ConfigError: It needs later frames.
+    """
+    if reward_model.context == "episode" or not reward_model.causal:
+        raise ConfigError(
+            f"{type(reward_model).__name__} needs frames of later steps, and here each step is scored at once: "
+            "use the scoring buffers, or a causal reward model"
+        )
+
+
+class ReplaceReward(gym.Wrapper):
+    """Replaces the reward of one plain Gymnasium environment.
+
+    ``info`` gains ``env_reward`` (float), ``vlm_reward`` (raw, float or None), ``reward_valid`` (bool) and, for an
+    invalid frame, ``reward_reason``.
+
+    Args:
+        env: Environment with ``render_mode="rgb_array"``.
+        encoder: Frozen encoder; None for a model that looks at pixels alone.
+        reward_model: Turns embeddings (or frames) into raw rewards.
+        transform: From raw rewards to the step's reward.
+        instruction: Handed to the reward model with every frame.
+
+    Raises:
+        RenderingError: The environment has no pixels.
+        ConfigError: The model can't score a step when it happens.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        encoder: Encoder | None,
+        reward_model: RewardModel,
+        transform: Transform,
+        instruction: str = "",
+    ) -> None:
+        super().__init__(env)
+        check_pixels(env)
+        check_per_step(reward_model)
+        self.transform = transform
+        self._scorer = FrameScorer(encoder, reward_model, 1, instruction)
+        self._row = np.zeros(1, ROW_DTYPE)
+        self._row["episode"] = -1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; its first frame is looked at if the model needs it."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        row = self._row
+        row["episode"] += 1
+        row["reset"], row["step"], row["env_reward"], row["terminated"], row["truncated"] = True, 0, 0, False, False
+        if self._scorer.needs_reset_frames:
+            self._score()
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step the environment and score the frame that the action led to."""
+        obs, env_reward, terminated, truncated, info = self.env.step(action)
+        row = self._row
+        row["step"] += 1
+        row["reset"], row["env_reward"] = False, env_reward
+        row["terminated"], row["truncated"] = terminated, truncated
+        scored = self._score()
+        self.transform.update(scored.raw, scored.valid)
+        reward = self.transform.apply(scored.raw, row["env_reward"])
+        extra = {ENV_REWARD_KEY: float(env_reward), **describe_score(scored.raw[0], scored.valid[0])}
+        if scored.reasons:
+            extra[REASON_KEY] = scored.reasons[0]
+        return obs, float(reward[0]) if scored.valid[0] else 0.0, terminated, truncated, {**info, **extra}
+
+    def _score(self) -> ScoredRows:
+        frame = render_frame(self.env)
+        self._row["reason"] = CONSTANT_FRAME if is_constant(frame) else 0
+        return self._scorer.score(self._row, gather(self._row, np.ascontiguousarray(frame)[None]))
+
+
+def describe_score(raw: np.float32, valid: np.bool_) -> dict[str, Any]:
+    """Return what ``info`` tells of one raw reward."""
+    return {VLM_REWARD_KEY: float(raw) if valid else None, VALID_KEY: bool(valid)}

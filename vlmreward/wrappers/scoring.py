@@ -1,0 +1,314 @@
+"""From captured frames to raw rewards: encode each picture once, keep per-environment state, ask the reward model.
+
+No threads and no buffers here. Rows are given in the order in which they happened, in jobs of any size, and the result
+does not depend on where one job ends and the next begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmreward.errors import ConfigError
+from vlmreward.types import BoolArray, Encoder, FloatArray, FrameBatch, Frames, RewardBatch, RewardModel
+from vlmreward.wrappers.capture_frames import REASONS
+from vlmreward.wrappers.episode_history import EpisodeHistory, Segment
+
+ROW_DTYPE = np.dtype(
+    [
+        ("ticket", "<i8"),  # number of the vec step; -1 for the frame of a reset
+        ("env", "<i8"),
+        ("slot", "<i8"),  # where the frame is
+        ("episode", "<i8"),
+        ("step", "<i8"),
+        ("env_reward", "<f4"),
+        ("terminated", "?"),
+        ("truncated", "?"),
+        ("reset", "?"),
+        ("reason", "u1"),
+    ],
+    align=True,
+)
+"""One captured frame."""
+
+_ENCODER_LOCK = threading.Lock()
+"""An encoder may own buffers, and a training and an evaluation scorer may share it: one call at a time."""
+
+
+class Transform(Protocol):
+    """What turns raw rewards into the number an agent learns from (see ``vlmreward.rewards.transform``)."""
+
+    def update(self, raw: npt.NDArray[np.floating], valid: BoolArray) -> None:
+        """Take the valid rows into the statistics."""
+        ...
+
+    def apply(self, raw: npt.NDArray[np.floating], env_reward: npt.NDArray[np.floating] | None = None) -> FloatArray:
+        """Return the rewards to learn from, in the shape of ``raw``."""
+        ...
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the statistics as plain numbers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take over statistics."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The pictures of a job, each content once.
+
+    Attributes:
+        unique: uint8, shape (U, H, W, 3).
+        index: Row of ``unique`` for each of the job's M rows, shape (M,); -1 for a frame that the guard refused.
+    """
+
+    unique: Frames
+    index: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Raw rewards of K transitions.
+
+    Attributes:
+        rows: ``ROW_DTYPE``, shape (K,).
+        raw: float32, shape (K,); 0 where not valid.
+        valid: shape (K,).
+        reasons: Row number to reason, for every invalid row.
+        pictures: Number of pictures that were encoded.
+        seconds: Time in the encoder.
+    """
+
+    rows: np.ndarray
+    raw: FloatArray
+    valid: BoolArray
+    reasons: dict[int, str] = field(default_factory=dict)
+    pictures: int = 0
+    seconds: float = 0.0
+
+
+def gather(rows: np.ndarray, store: Frames) -> Gathered:
+    """Copy the frames of a job out of shared memory, equal ones once.
+
+    Args:
+        rows: ``ROW_DTYPE``, shape (M,).
+        store: uint8, shape (slots, H, W, 3), contiguous.
+    """
+    seen: dict[bytes, int] = {}
+    index = np.full(len(rows), -1, dtype=np.int64)
+    slots: list[int] = []
+    for row in np.flatnonzero(rows["reason"] == 0):
+        slot = int(rows["slot"][row])
+        digest = hashlib.blake2b(store[slot].reshape(-1).data, digest_size=16).digest()
+        number = seen.setdefault(digest, len(slots))
+        if number == len(slots):
+            slots.append(slot)
+        index[row] = number
+    return Gathered(store[slots], index)
+
+
+class FrameScorer:
+    """Scores rows of ``n_envs`` environments with one encoder and one reward model.
+
+    Args:
+        encoder: Frozen encoder; None for a model that looks at pixels alone.
+        reward_model: Scores embeddings or frames.
+        n_envs: Number of environments.
+        instruction: Handed to the reward model with every batch.
+
+    Raises:
+        ConfigError: The model needs what can't be given.
+    """
+
+    def __init__(self, encoder: Encoder | None, reward_model: RewardModel, n_envs: int, instruction: str = "") -> None:
+        needs, context = set(reward_model.needs), reward_model.context
+        self._whole = context in ("prefix", "episode")  # the model sees episodes from their start, not single rows
+        self._previous = "previous" in needs or context in ("pair", "prefix")
+        self._initial = "initial" in needs or context == "prefix"
+        self._pixels = "frames" in needs
+        self._embed = bool(needs & {"embeddings", "initial", "previous"}) or not self._pixels or self._previous
+        if self._embed and encoder is None:
+            raise ConfigError(f"{type(reward_model).__name__} needs embeddings, got no encoder: give one")
+        if self._pixels and self._whole:
+            raise ConfigError(
+                f"{type(reward_model).__name__} looks at pixels with context {context!r}: while an agent is trained "
+                "pixels are not kept; use a model with context 'frame', or one on embeddings"
+            )
+        if "reference" in needs:
+            raise ConfigError(
+                f"{type(reward_model).__name__} needs a reference trajectory, which there is none of here"
+            )
+        self._encoder, self._model, self._instruction = encoder, reward_model, instruction
+        self._history = EpisodeHistory(n_envs, whole_episodes=context == "episode") if self._whole else None
+        # Two vectors per environment, float32: rounded ones would make a reward depend on where a batch ends.
+        self._state: dict[str, list[FloatArray | None]] = {
+            "initial": [None] * n_envs,
+            "previous": [None] * n_envs,
+        }
+
+    @property
+    def needs_reset_frames(self) -> bool:
+        """Whether frames of resets are scored rows' context; if not, they need not be encoded."""
+        return self._whole or self._initial or self._previous
+
+    def score(self, rows: np.ndarray, gathered: Gathered) -> ScoredRows:
+        """Score the transitions of a job.
+
+        Args:
+            rows: ``ROW_DTYPE``, shape (M,), in the order in which the frames were captured.
+            gathered: Their pictures.
+
+        Returns:
+            One row for each transition that can be scored now: all of the job's, except with context ``"episode"``,
+            where an episode's rows come when it has ended.
+        """
+        reasons = {int(row): REASONS[rows["reason"][row]] for row in np.flatnonzero(rows["reason"])}
+        embeddings: FloatArray | None = None
+        seconds = 0.0
+        if self._embed:
+            unique, seconds = self._encode(gathered.unique)
+            embeddings = unique[gathered.index] if len(unique) else np.zeros((len(rows), 1), np.float32)
+            for row in np.flatnonzero((gathered.index >= 0) & ~np.isfinite(embeddings).all(axis=1)):
+                reasons[int(row)] = "embedding is not finite"
+        if self._history is not None:
+            assert embeddings is not None
+            scored = self._score_segments(*self._history.advance(rows, embeddings, reasons))
+        else:
+            scored = self._score_rows(rows, gathered, embeddings, reasons)
+        rows, raw, valid, reasons = scored
+        return ScoredRows(rows, raw, valid, reasons, len(gathered.unique) if self._embed else 0, seconds)
+
+    def _encode(self, frames: Frames) -> tuple[FloatArray, float]:
+        assert self._encoder is not None
+        if len(frames) == 0:
+            return np.empty((0, 1), np.float32), 0.0
+        with _ENCODER_LOCK:
+            start = time.perf_counter()
+            embeddings = np.asarray(self._encoder.encode_images(frames), dtype=np.float32)
+            seconds = time.perf_counter() - start
+        if embeddings.ndim != 2 or len(embeddings) != len(frames):
+            raise ValueError(
+                f"encoder {self._encoder.id} returned shape {embeddings.shape} for {len(frames)} frames, not (N, D)"
+            )
+        return embeddings, seconds
+
+    def _score_rows(
+        self, rows: np.ndarray, gathered: Gathered, embeddings: FloatArray | None, reasons: dict[int, str]
+    ) -> tuple[np.ndarray, FloatArray, BoolArray, dict[int, str]]:
+        """Score each transition by itself, with its initial and previous frame where they are needed."""
+        initial = previous = None
+        if embeddings is not None and (self._initial or self._previous):
+            initial, previous = self._contexts(rows, embeddings, reasons)
+        out = np.flatnonzero(~rows["reset"])
+        good = np.array([row for row in out if int(row) not in reasons], dtype=np.int64)
+        result = self._ask(
+            rows[good],
+            embeddings=None if embeddings is None else embeddings[good],
+            initial=initial[good] if self._initial and initial is not None else None,
+            previous=previous[good] if self._previous and previous is not None else None,
+            frames=gathered.unique[gathered.index[good]] if self._pixels else None,
+        )
+        raw, valid = np.zeros(len(rows), np.float32), np.zeros(len(rows), bool)
+        raw[good], valid[good] = result.reward, result.valid
+        reasons |= {int(good[number]): reason for number, reason in result.reasons.items()}
+        position = {int(row): number for number, row in enumerate(out)}
+        return rows[out], raw[out], valid[out], {position[r]: why for r, why in reasons.items() if r in position}
+
+    def _contexts(
+        self, rows: np.ndarray, embeddings: FloatArray, reasons: dict[int, str]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return each row's initial and previous embedding, (M, D) both, and bring the state up to date.
+
+        A row whose needed context was a bad frame gets a reason; its own frame is still the next row's previous.
+        """
+        first, before = np.zeros_like(embeddings), np.zeros_like(embeddings)
+        initial, previous = self._state["initial"], self._state["previous"]
+        bad_frames = set(reasons)
+        for row, (env, reset) in enumerate(zip(rows["env"].tolist(), rows["reset"].tolist(), strict=True)):
+            own = None if row in bad_frames else embeddings[row]
+            if reset:
+                initial[env] = previous[env] = own
+                continue
+            contexts = (
+                (self._initial, "initial", initial[env], first),
+                (self._previous, "previous", previous[env], before),
+            )
+            for needed, name, value, out in contexts if own is not None else ():
+                if needed and value is None:
+                    reasons.setdefault(row, f"no valid {name} frame")
+                elif value is not None:
+                    out[row] = value
+            previous[env] = own
+        for state in self._state.values():  # copies: a view would keep the whole job's embeddings alive
+            state[:] = [None if value is None else value.copy() for value in state]
+        return first, before
+
+    def _score_segments(
+        self, segments: list[Segment], lost: list[tuple[np.void, str]]
+    ) -> tuple[np.ndarray, FloatArray, BoolArray, dict[int, str]]:
+        """Score episodes from their start, and return the rows that are new."""
+        rows: list[np.void] = [row for row, _ in lost]
+        raw, valid, why = [0.0] * len(lost), [False] * len(lost), [reason for _, reason in lost]
+        for segment in segments:
+            before = np.maximum(np.arange(len(segment.rows)) - 1, 0)
+            result = self._ask(
+                segment.rows,
+                embeddings=segment.embeddings,
+                initial=np.repeat(segment.embeddings[:1], len(before), axis=0) if self._initial else None,
+                previous=segment.embeddings[before] if self._previous else None,
+            )
+            started = segment.rows["step"][0] == 0 or not self._initial
+            for row in np.flatnonzero(segment.fresh).tolist():
+                rows.append(segment.rows[row])
+                valid.append(bool(result.valid[row] and started))
+                raw.append(float(result.reward[row]) if valid[-1] else 0.0)
+                why.append(result.reasons.get(row, "") if started else "no valid initial frame")
+        order = sorted(range(len(rows)), key=lambda k: (rows[k]["ticket"], rows[k]["env"]))
+        return (
+            np.array([rows[k] for k in order], dtype=ROW_DTYPE),
+            np.array([raw[k] for k in order], dtype=np.float32),
+            np.array([valid[k] for k in order], dtype=bool),
+            {number: why[k] for number, k in enumerate(order) if not valid[k]},
+        )
+
+    def _ask(
+        self,
+        rows: np.ndarray,
+        embeddings: FloatArray | None = None,
+        initial: FloatArray | None = None,
+        previous: FloatArray | None = None,
+        frames: Frames | None = None,
+    ) -> RewardBatch:
+        """Ask the reward model; every row of the answer is finite, or invalid with a reason."""
+        if len(rows) == 0:
+            return RewardBatch(np.empty(0, np.float32), np.empty(0, bool))
+        batch = FrameBatch(
+            episode=np.ascontiguousarray(rows["episode"]),
+            step=np.ascontiguousarray(rows["step"]),
+            instruction=self._instruction,
+            frames=frames,
+            embeddings=embeddings,
+            initial=initial,
+            previous=previous,
+            terminated=np.ascontiguousarray(rows["terminated"]),
+            truncated=np.ascontiguousarray(rows["truncated"]),
+            env_reward=np.ascontiguousarray(rows["env_reward"]),
+        )
+        result = self._model.compute_reward(batch)
+        reward, valid = np.asarray(result.reward, np.float32), np.asarray(result.valid, bool)
+        if reward.shape != (len(rows),) or valid.shape != (len(rows),):
+            name = type(self._model).__name__
+            raise ValueError(f"{name} returned reward {reward.shape} and valid {valid.shape} for {len(rows)} rows")
+        finite = np.isfinite(reward)
+        reasons = {int(row): "reward is not finite" for row in np.flatnonzero(valid & ~finite)}
+        reasons |= {int(row): result.reasons.get(int(row), "refused by the model") for row in np.flatnonzero(~valid)}
+        return RewardBatch(np.where(valid & finite, reward, np.float32(0)), valid & finite, reasons=reasons)

@@ -1,0 +1,196 @@
+"""A vector environment whose frames are captured inside each environment and scored later, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from vlmreward.errors import ConfigError
+from vlmreward.wrappers.capture_frames import CaptureFactory, EnvFn
+from vlmreward.wrappers.frame_ring import FREE, RESET, STEP, FrameRing
+from vlmreward.wrappers.scorer import Scorer
+from vlmreward.wrappers.scoring import ROW_DTYPE
+from vlmreward.wrappers.worker_errors import unpack_error
+
+TICKET_KEY = "score_ticket"
+"""Key in ``info`` of the number under which a step's rewards are found at the scorer, an int."""
+
+_BROKEN_PIPE = (EOFError, ConnectionError)
+"""What talking to a dead worker raises."""
+
+
+class VecCaptureFrames(VecEnvWrapper):
+    """Steps environments in this process or in one process each, and hands their frames to a scorer.
+
+    Rewards are the placeholder 0.0: they are scored by the buffers of this package, or by ``VecReplaceReward``.
+    ``info["env_reward"]`` is the environment's own reward, ``info["score_ticket"]`` the step's ticket;
+    ``terminal_observation`` and ``TimeLimit.truncated`` are as Stable-Baselines3 has them. Every environment is reset
+    once here, to learn the frames' size; the seeds of :meth:`seed` apply to the next reset as usual.
+
+    Args:
+        env_fns: Functions that build the environments, with ``render_mode="rgb_array"``.
+        scorer: Scores the frames; it serves one vector environment at a time.
+        subprocess: True to run each environment in its own process.
+        start_method: How processes start: ``"spawn"``, ``"forkserver"`` or ``"fork"``.
+
+    Raises:
+        RenderingError: An environment has no pixels.
+        FramesError: Its frames are not uint8 (H, W, 3).
+        ConfigError: There is no environment, their frames differ in size, or the scorer is taken.
+        StorageError: There is no room for the ring of frames.
+    """
+
+    def __init__(
+        self,
+        env_fns: Sequence[EnvFn],
+        scorer: Scorer,
+        subprocess: bool = False,
+        start_method: Literal["spawn", "forkserver", "fork"] = "spawn",
+    ) -> None:
+        if not env_fns:
+            raise ConfigError("a vector environment needs at least one environment, got none")
+        factories: list[EnvFn] = [CaptureFactory(env_fn, remote=subprocess) for env_fn in env_fns]
+        inner: VecEnv = SubprocVecEnv(factories, start_method) if subprocess else DummyVecEnv(factories)
+        try:
+            shape = _frame_shape(inner, subprocess)
+            ring = scorer.open_ring(inner.num_envs, shape)
+            try:
+                for index in range(inner.num_envs):
+                    inner.env_method("attach_ring", ring.spec, index, indices=index)
+            except BaseException:
+                scorer.release_ring()
+                raise
+        except BaseException:
+            _close(inner)
+            raise
+        ring.seal()
+        super().__init__(inner)
+        self.scorer = scorer
+        self.ring: FrameRing = ring
+        self.frame_shape = shape
+        self._envs = np.arange(inner.num_envs)
+        self._slots = ring.assigned.copy()
+        self._open = True
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Give every environment slots for its next frames, waiting if the ring is full, and start the step."""
+        self._assign()
+        with _WorkerErrors(self.venv, self.ring):
+            self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Wait for the step and hand its frames to the scorer.
+
+        Raises:
+            RuntimeError: An environment failed; one of ``vlmreward.errors`` where it was one in its process.
+        """
+        with _WorkerErrors(self.venv, self.ring):
+            obs, _, dones, infos = self.venv.step_wait()
+        steps = self._rows(STEP, self._envs)
+        resets = self._rows(RESET, np.flatnonzero(steps["terminated"] | steps["truncated"]))
+        ticket = self.scorer.submit(steps, resets)
+        for info in infos:
+            info[TICKET_KEY] = ticket
+        self.reset_infos = self.venv.reset_infos
+        # A new array for each step: Stable-Baselines3 adds the bootstrap of time limits to it in place.
+        return obs, np.zeros(self.num_envs, dtype=np.float32), dones, infos
+
+    def reset(self) -> VecEnvObs:
+        """Reset every environment; frames of the resets go to the scorer too."""
+        self._assign()
+        with _WorkerErrors(self.venv, self.ring):
+            obs = self.venv.reset()
+        self.scorer.submit(np.empty(0, ROW_DTYPE), self._rows(RESET, self._envs))
+        self.reset_infos = self.venv.reset_infos
+        return obs
+
+    def close(self) -> None:
+        """Close the environments; frames that wait can still be scored."""
+        if self._open:
+            self._open = False
+            self.scorer.release_ring()
+            _close(self.venv)
+
+    def _assign(self) -> None:
+        """Give a slot to each environment that has none for its next step or its next reset."""
+        used = self.ring.assigned == FREE
+        count = int(used.sum())
+        if count:
+            self.ring.assigned[used] = self.scorer.take_slots(count)
+        self._slots = self.ring.assigned.copy()
+
+    def _rows(self, kind: int, envs: np.ndarray) -> np.ndarray:
+        """Return a row for the frame that each of these environments has just written."""
+        assert (self.ring.assigned[envs, kind] == FREE).all(), "an environment has not written its frame"
+        slots = self._slots[envs, kind]
+        meta = self.ring.meta[slots]
+        rows = np.zeros(len(envs), ROW_DTYPE)
+        rows["ticket"], rows["env"], rows["slot"], rows["reset"] = -1, envs, slots, kind == RESET
+        rows["episode"] = meta["episode"] * self.num_envs + envs  # unique over the environments
+        for name in ("step", "env_reward", "terminated", "truncated", "reason"):
+            rows[name] = meta[name]
+        self.scorer.add_seconds("env", float(meta["step_seconds"].sum()))
+        self.scorer.add_seconds("render", float(meta["render_seconds"].sum()))
+        return rows
+
+
+class _WorkerErrors:
+    """Turns a dead worker's broken pipe into the error that it left in shared memory."""
+
+    def __init__(self, inner: VecEnv, ring: FrameRing) -> None:
+        self._inner, self._ring = inner, ring
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, _BROKEN_PIPE) or not isinstance(self._inner, SubprocVecEnv):
+            return
+        for index in range(self._ring.spec.n_envs):
+            if text := self._ring.read_error(index):
+                raise unpack_error(text, index) from error
+        raise _dead_worker(self._inner) from error
+
+
+def _frame_shape(inner: VecEnv, subprocess: bool) -> tuple[int, int, int]:
+    """Return the shape of all environments' frames."""
+    try:
+        shapes: list[Any] = inner.env_method("probe_remote" if subprocess else "probe_frames")
+    except _BROKEN_PIPE as e:
+        raise _dead_worker(inner) from e
+    for index, shape in enumerate(shapes):
+        if isinstance(shape, str):
+            raise unpack_error(shape, index)
+    if len(set(shapes)) > 1:
+        raise ConfigError(f"all environments must render frames of one size, got {sorted(set(shapes))}")
+    return shapes[0]
+
+
+def _dead_worker(inner: VecEnv) -> RuntimeError:
+    processes = enumerate(getattr(inner, "processes", []))
+    codes = []
+    for index, process in processes:
+        process.join(0.5)  # the pipe breaks a moment before the exit code is there
+        if process.exitcode is not None:
+            codes.append(f"environment {index}: exit code {process.exitcode}")
+    return RuntimeError(
+        f"an environment's process died ({', '.join(codes) or 'no exit code'}); its own output says why"
+    )
+
+
+def _close(inner: VecEnv) -> None:
+    """Close environments, also when some of their processes are dead."""
+    try:
+        inner.close()
+    except _BROKEN_PIPE:
+        assert isinstance(inner, SubprocVecEnv)
+        for process in inner.processes:
+            process.terminate()
+            process.join()
+        for remote in inner.remotes:
+            remote.close()
+        inner.closed = True

@@ -1,0 +1,50 @@
+"""Score every step of a vector environment at once; see ``replace_reward`` for what that means."""
+
+from __future__ import annotations
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from vlmreward.errors import ConfigError
+from vlmreward.wrappers.replace_reward import check_per_step, describe_score
+from vlmreward.wrappers.vec_capture_frames import TICKET_KEY, VecCaptureFrames
+
+
+class VecReplaceReward(VecEnvWrapper):
+    """Replaces the rewards of a VecCaptureFrames, at every step, with one encoder call for all environments.
+
+    ``info`` gains ``vlm_reward`` and ``reward_valid`` as with ``ReplaceReward``.
+
+    Args:
+        venv: A VecCaptureFrames, or wrappers of it.
+
+    Raises:
+        ConfigError: There is no VecCaptureFrames inside, or the model can't score a step when it happens.
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        layer = venv
+        while not isinstance(layer, VecCaptureFrames):
+            if not isinstance(layer, VecEnvWrapper):
+                raise ConfigError(f"VecReplaceReward needs a VecCaptureFrames inside, got {type(layer).__name__}")
+            layer = layer.venv
+        check_per_step(layer.scorer.reward_model)
+        super().__init__(venv)
+        self._scorer = layer.scorer
+
+    def reset(self) -> VecEnvObs:
+        """Reset every environment."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Wait for the step and for its rewards."""
+        obs, _, dones, infos = self.venv.step_wait()
+        ticket = infos[0][TICKET_KEY]
+        scores = self._scorer.scores(ticket, ticket)
+        raw, valid = scores.raw[0], scores.valid[0]
+        self._scorer.transform.update(raw, valid)
+        rewards = np.where(valid, self._scorer.transform.apply(raw, scores.env_reward[0]), np.float32(0))
+        for info, value, good in zip(infos, raw, valid, strict=True):
+            info.update(describe_score(value, good))
+        return obs, rewards, dones, infos
