@@ -61,6 +61,8 @@ def write_clips(
     note: str = "",
     formats: Sequence[str] = ("mp4", "gif"),
     settings: OverlaySettings | None = None,
+    gif_width: int = 480,
+    gif_fps: float = 25,
     gif_bytes: int = 4_000_000,
 ) -> dict[str, Path]:
     """Write episodes as a film, an endless GIF and a film strip.
@@ -73,6 +75,8 @@ def write_clips(
         note: One more line in small letters, for example which run this is.
         formats: Some of ``mp4``, ``gif``, ``png``.
         settings: How the band looks.
+        gif_width: Largest width of the GIF, pixels.
+        gif_fps: Most pictures per second of the GIF.
         gif_bytes: Largest size of the GIF, bytes.
 
     Returns:
@@ -92,7 +96,8 @@ def write_clips(
         if form == "mp4":
             write_mp4(path, annotate_clips(clips, goal, fps, note, settings), fps)
         elif form == "gif":
-            write_gif(path, annotate_clips(clips, goal, fps, note, settings), fps, max_bytes=gif_bytes)
+            shown = annotate_clips(clips, goal, fps, note, settings)
+            write_gif(path, shown, fps, max_bytes=gif_bytes, max_width=gif_width, max_fps=gif_fps)
         else:
             if not clips:
                 raise FramesError("no episode to show: give at least one")
