@@ -97,8 +97,10 @@ class CheckpointStore:
             # safetensors reports a full disk as its own error
             if not isinstance(e, OSError) and "os error" not in str(e).lower():
                 raise
-            raise StorageError(f"checkpoint {name} can't be written to {self.folder} ({_reason(e)}): free some space, "
-                               "the previous checkpoint is intact") from e
+            raise StorageError(
+                f"checkpoint {name} can't be written to {self.folder} ({_reason(e)}): free some space, "
+                "the previous checkpoint is intact"
+            ) from e
         self.prune()
         return final
 

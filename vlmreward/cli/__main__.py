@@ -4,4 +4,5 @@ import sys
 
 from vlmreward.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # processes that are spawned for environments import this file again
+    sys.exit(main())

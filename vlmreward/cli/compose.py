@@ -16,7 +16,7 @@ from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 
 # Below these keys any name may be set; whoever takes the values checks them.
-OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.kwargs.", "reward.kwargs.")
+OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.")
 
 
 def compose(command: str, arguments: Arguments) -> dict[str, Any]:

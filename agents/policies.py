@@ -1,0 +1,106 @@
+"""What chooses the actions in an evaluation: the trained agent, or a trivial policy to compare it with."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from vlmreward.errors import ConfigError
+
+POLICIES = ("agent", "random", "zero")
+
+
+class Policy(Protocol):
+    """Chooses the actions of several environments at once."""
+
+    def start(self, slot: int, seed: int) -> None:
+        """Note that an environment begins an episode."""
+        ...
+
+    def act(self, obs: Any) -> np.ndarray:
+        """Return one action per environment for stacked observations."""
+        ...
+
+
+class AgentPolicy:
+    """A trained Stable-Baselines3 algorithm with its frozen observation normaliser.
+
+    Args:
+        model: The algorithm.
+        n_envs: Environments side by side.
+        deterministic: Its most likely action rather than a sample.
+    """
+
+    def __init__(self, model: Any, n_envs: int, deterministic: bool = True) -> None:
+        self.model = model
+        self.deterministic = deterministic
+        self._normaliser = model.get_vec_normalize_env()
+        self._state: Any = None
+        self._starts = np.ones(n_envs, dtype=bool)
+
+    def start(self, slot: int, seed: int) -> None:
+        """Forget a recurrent network's memory of the environment."""
+        self._starts[slot] = True
+
+    def act(self, obs: Any) -> np.ndarray:
+        """Return one action per environment."""
+        if self._normaliser is not None:
+            obs = self._normaliser.normalize_obs(obs)
+        actions, self._state = self.model.predict(
+            obs, state=self._state, episode_start=self._starts, deterministic=self.deterministic
+        )
+        self._starts[:] = False
+        return actions
+
+
+class RandomPolicy:
+    """Draws from the action space; an episode's actions depend on its seed alone.
+
+    Args:
+        space: The environments' action space.
+        n_envs: Environments side by side.
+    """
+
+    def __init__(self, space: gym.Space, n_envs: int) -> None:
+        self._spaces = [copy.deepcopy(space) for _ in range(n_envs)]
+
+    def start(self, slot: int, seed: int) -> None:
+        """Seed the environment's actions."""
+        self._spaces[slot].seed(seed)
+
+    def act(self, obs: Any) -> np.ndarray:
+        """Return one action per environment."""
+        return np.stack([np.asarray(space.sample()) for space in self._spaces])
+
+
+class ZeroPolicy:
+    """Does nothing: the zero action, or the nearest one that the action space allows.
+
+    Args:
+        space: The environments' action space.
+        n_envs: Environments side by side.
+
+    Raises:
+        ConfigError: The space has no zero action.
+    """
+
+    def __init__(self, space: gym.Space, n_envs: int) -> None:
+        if isinstance(space, gym.spaces.Box):
+            action = np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+        elif isinstance(space, gym.spaces.Discrete):
+            action = np.asarray(max(0, int(space.start)))
+        elif isinstance(space, (gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)):
+            action = np.zeros(space.shape, space.dtype)
+        else:
+            raise ConfigError(f"policy=zero does not know the zero action of {space}: use policy=random")
+        self._actions = np.stack([action] * n_envs)
+
+    def start(self, slot: int, seed: int) -> None:
+        """Do nothing."""
+
+    def act(self, obs: Any) -> np.ndarray:
+        """Return one action per environment."""
+        return self._actions

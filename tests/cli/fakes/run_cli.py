@@ -1,0 +1,10 @@
+"""The command line with the fake encoder registered, for tests that need a process of their own."""
+
+import sys
+
+from vlmreward.cli import main
+from vlmreward.encoders import register_encoder
+
+if __name__ == "__main__":
+    register_encoder("fake", "fake_encoder:FakeEncoder")
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Put the parts of a run together from its settings: the only place where all of them meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from vlmreward.agents.catalogue import get_agent
+from vlmreward.agents.sb3 import make_algorithm, prepare_env
+from vlmreward.cli.environments import explain_render_error, settle_rendering
+from vlmreward.cli.settings import TrainSettings
+from vlmreward.encoders import make_encoder_from_config
+from vlmreward.rewards import make_reward_from_config
+from vlmreward.rewards.transform import RewardTransform
+from vlmreward.types import Encoder, RewardModel
+from vlmreward.wrappers.checks import check_context
+from vlmreward.wrappers.scorer import Scorer
+from vlmreward.wrappers.vec_capture_frames import VecCaptureFrames
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What turns frames into reward.
+
+    Attributes:
+        encoder: Frozen encoder.
+        model: The reward model, its prompts encoded.
+        transform: From the model's rewards to what is learned.
+    """
+
+    encoder: Encoder
+    model: RewardModel
+    transform: RewardTransform
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says about the reward."""
+        return {"encoder_id": self.encoder.id, "encoder_licence": self.encoder.licence}
+
+
+@dataclass
+class Training:
+    """The parts of a training run.
+
+    Attributes:
+        scoring: From frames to reward.
+        scorer: Scores the training frames.
+        vec_env: The environments with the wrappers of the algorithm.
+        model: The algorithm.
+    """
+
+    scoring: Scoring
+    scorer: Scorer
+    vec_env: VecEnv
+    model: BaseAlgorithm
+
+    def close(self) -> None:
+        """Stop the environments and the scoring thread."""
+        self.vec_env.close()
+        self.scorer.close()
+
+
+def build_scoring(settings: TrainSettings) -> Scoring:
+    """Load the encoder and encode the prompts.
+
+    Raises:
+        VlmRewardError: Weights are missing, a prompt is bad, a setting is unknown, ...
+    """
+    encoder = make_encoder_from_config(settings.encoder, device=settings.device)
+    prompts: dict[str, Any] = {"goal": list(settings.goal)}
+    if settings.baseline:
+        prompts["baseline"] = list(settings.baseline)
+    model, transform = make_reward_from_config(settings.reward, encoder, **prompts)
+    return Scoring(encoder, model, transform)
+
+
+def build_training(settings: TrainSettings, scoring: Scoring) -> Training:
+    """Build environments, scorer and algorithm.
+
+    Raises:
+        VlmRewardError: The parts do not fit each other, or an environment has no pictures.
+    """
+    settle_rendering(settings.env.id)
+    spec = get_agent(settings.agent["name"])
+    scorer = Scorer(scoring.encoder, scoring.model, scoring.transform, settings.encode_batch, " / ".join(settings.goal))
+    factories = [settings.env.factory()] * settings.n_envs
+    try:
+        frames = VecCaptureFrames(factories, scorer=scorer, subprocess=settings.subprocess)
+    except gym.error.Error as e:
+        raise explain_render_error(settings.env.id, e) from e
+    try:
+        vec_env = prepare_env(frames, spec, settings.normalise_obs, float(settings.agent.get("gamma", 0.99)))
+        model = make_algorithm(settings.agent, vec_env, scorer, settings.seed, policy_device(settings))
+        if spec.scoring == "rollout":
+            check_context(scoring.model, int(getattr(model, "n_steps", 1)), None)
+    except BaseException:
+        frames.close()
+        scorer.close()
+        raise
+    return Training(scoring, scorer, vec_env, model)
+
+
+def seed_envs(vec_env: VecEnv, seed: int, num_timesteps: int) -> None:
+    """Seed the environments' next resets.
+
+    The seeds are drawn from the run's seed and the step it goes on from: neighbouring run seeds share no episode, and
+    a resumed run does not repeat the episodes it began with.
+    """
+    vec_env.seed(int(np.random.SeedSequence([seed, num_timesteps]).generate_state(1)[0] >> 1))
+
+
+def policy_device(settings: TrainSettings) -> str:
+    """Return where the policy lives: a small network is faster on the CPU, whatever the encoder runs on."""
+    if settings.agent.get("policy", "MlpPolicy") in ("MlpPolicy", "LinearPolicy") or settings.device == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def set_threads(settings: TrainSettings) -> int:
+    """Set how many threads torch uses in this process, and return the number."""
+    if settings.threads != "auto":
+        torch.set_num_threads(int(settings.threads))
+    return torch.get_num_threads()

@@ -1,0 +1,172 @@
+"""The folder of one run: its config, numbers, checkpoints and result."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlmreward.agents.checkpoint import CheckpointStore, replace_text
+from vlmreward.cli.settings import TrainSettings
+from vlmreward.errors import CheckpointError, StorageError
+
+CONFIG, RESULT, METRICS = "config.yaml", "result.json", "metrics.jsonl"
+PACKAGES = (
+    "vlmreward",
+    "torch",
+    "open-clip-torch",
+    "stable-baselines3",
+    "sb3-contrib",
+    "gymnasium",
+    "mujoco",
+    "numpy",
+)
+
+
+class RunFolder:
+    """A run's folder on disk.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = CheckpointStore(path / "checkpoints")
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, settings: TrainSettings, path: str | None) -> RunFolder:
+        """Make a new run's folder and write its config.
+
+        Args:
+            settings: The run's settings.
+            path: The folder, empty or not there yet; None makes ``runs/<name>``.
+
+        Raises:
+            StorageError: The folder holds another run or can't be written.
+        """
+        folder = Path(path) if path else _free_path(Path("runs") / run_name(settings, with_time=True))
+        if (folder / CONFIG).exists():
+            raise StorageError(f"run_dir {folder} holds a run already: go on with resume={folder}, or choose another")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            run = cls(folder)
+            run.lock()
+            run.write_config(settings)
+        except OSError as e:
+            if isinstance(e, StorageError):
+                raise
+            raise StorageError(f"run folder {folder} can't be written ({(e.strerror or str(e)).lower()})") from e
+        return run
+
+    @classmethod
+    def open(cls, path: str) -> tuple[RunFolder, TrainSettings]:
+        """Open the folder of an earlier run.
+
+        Raises:
+            CheckpointError: It is no run folder, or its config is damaged.
+        """
+        run = cls(Path(path))
+        file = run.path / CONFIG
+        if not file.is_file():
+            raise CheckpointError(f"{path} is not a run folder (no {CONFIG}): give one that vlmreward train made")
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+            raise CheckpointError(f"{file} can't be read ({' '.join(str(e).split())})") from e
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{file} is damaged: it holds no settings")
+        return run, TrainSettings.from_config(config)
+
+    def lock(self) -> None:
+        """Keep other processes from training in this folder; the lock ends with the process.
+
+        Raises:
+            StorageError: Another process has it.
+        """
+        descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            os.close(descriptor)
+            raise StorageError(f"{self.path} is being trained by another process: wait for it or stop it") from e
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Let others train in this folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_config(self, settings: TrainSettings) -> None:
+        """Write ``config.yaml``."""
+        text = yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120)
+        replace_text(self.path / CONFIG, text)
+
+    def write_result(self, result: Mapping[str, Any]) -> Path:
+        """Write ``result.json``."""
+        path = self.path / RESULT
+        write_json(path, result)
+        return path
+
+
+def run_name(settings: TrainSettings, with_time: bool = False) -> str:
+    """Return ``<env>__<reward>__<agent>__seed<k>``, and the time if wanted."""
+    env = settings.env.name if settings.env.name != "gym" else settings.env.id.replace("/", "-")
+    name = f"{env}__{settings.reward['name']}__{settings.agent['name']}__seed{settings.seed}"
+    return f"{name}__{time.strftime('%Y%m%d-%H%M%S')}" if with_time else name
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON in one step."""
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a result depends on besides its settings: versions, git commit, platform."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, with ``+`` if files differ; None if none."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _free_path(path: Path) -> Path:
+    """Return the path, or the path with a number if it is taken."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

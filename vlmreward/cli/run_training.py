@@ -1,0 +1,153 @@
+"""One session of training: build, resume, learn, evaluate, write the result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from vlmreward.agents.callbacks import Cadence, Clock, StopRequest, TrainingCallback, TrainingStopped
+from vlmreward.agents.checkpoint_state import capture_random, restore_random
+from vlmreward.agents.checkpointer import Checkpointer
+from vlmreward.agents.episode_log import EpisodeLog
+from vlmreward.agents.evaluation import run_episodes, summarise
+from vlmreward.agents.metrics import make_logger
+from vlmreward.agents.policies import AgentPolicy
+from vlmreward.agents.progress import Progress
+from vlmreward.cli.build import Scoring, build_scoring, build_training, seed_envs, set_threads
+from vlmreward.cli.results import describe_run, format_summary
+from vlmreward.cli.run_folder import RunFolder
+from vlmreward.cli.settings import TrainSettings
+from vlmreward.wrappers.scoring import FrameScorer
+
+REPORT_OFFSET = 10_000  # between the first seed of the selection episodes and that of the reported ones
+SIDE_BY_SIDE = 10  # episodes of an evaluation
+
+
+class Session:
+    """Trains until the run's end or until it is stopped.
+
+    Args:
+        settings: The run's settings.
+
+    Raises:
+        VlmRewardError: A part can't be built from them.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.stop = StopRequest()
+        self.threads = set_threads(settings)
+        self.scoring: Scoring = build_scoring(settings)
+        self.training = build_training(settings, self.scoring)
+
+    def close(self) -> None:
+        """Stop environments and threads."""
+        self.training.close()
+
+    def run(self, run: RunFolder, note: str = "") -> int:
+        """Train in a run folder and return the exit code.
+
+        Args:
+            run: The folder; its newest checkpoint is gone on from, if it has one.
+            note: What the result should say about the settings.
+        """
+        settings, model = self.settings, self.training.model
+        clock, episodes = Clock(), EpisodeLog()
+        resumable = run.checkpoints.find("last") if run.checkpoints.names() else None
+        meta: dict[str, Any] = run.checkpoints.load(resumable)[1] if resumable else {}
+        logger, metrics = make_logger(run.path, meta.get("metrics_lines", 0), meta.get("num_timesteps", 0))
+        parts = {"clock": clock, "episodes": episodes}
+        checkpointer = Checkpointer(run.checkpoints, model, self.training.scorer, parts, metrics)
+        if resumable:
+            checkpointer.resume(resumable)
+        model.set_logger(logger)
+        seed_envs(self.training.vec_env, settings.seed, model.num_timesteps)
+        print(f"goal: {' | '.join(settings.goal)}")
+        print(f"run folder: {run.path}" + (f" (from step {model.num_timesteps})" if resumable else ""), flush=True)
+        try:
+            with Progress("training", settings.total_timesteps, model.num_timesteps) as progress:
+                callback = TrainingCallback(
+                    self.training.scorer,
+                    checkpointer,
+                    episodes,
+                    clock,
+                    progress,
+                    Cadence(checkpoint=settings.checkpoint_every, select=settings.eval.every),
+                    self.stop,
+                    self._select if settings.eval.every else None,
+                )
+                try:
+                    self._learn(callback)
+                except (TrainingStopped, KeyboardInterrupt) as e:
+                    return self._leave(run, callback, save=isinstance(e, TrainingStopped))
+        finally:
+            logger.close()
+        self._finish(run, clock, note)
+        return 0
+
+    def _learn(self, callback: TrainingCallback) -> None:
+        model = self.training.model
+        left = self.settings.total_timesteps - model.num_timesteps
+        if left > 0:
+            # log_interval=None: the callback writes the log, for SB3's own would show placeholder rewards
+            model.learn(left, callback=callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+
+    def _leave(self, run: RunFolder, callback: TrainingCallback, save: bool) -> int:
+        if save:
+            callback.save()
+        last = run.checkpoints.names()
+        kept = f"saved at step {int(last[-1].removeprefix('step_'))}" if last else "nothing was saved yet"
+        print(f"interrupted, {kept}: go on with vlmreward train resume={run.path}", file=sys.stderr)
+        return 130
+
+    def _select(self) -> float | None:
+        """Return the VLM return on the selection seeds; training's random numbers are left as they were."""
+        model = self.training.model
+        state = capture_random(model)
+        summary = self._evaluate(self.settings.eval.seed)
+        restore_random(model, state)
+        return summary["vlm_return"]["mean"] if summary["vlm_return"] else None
+
+    def _evaluate(self, seed: int) -> dict[str, Any]:
+        count = min(SIDE_BY_SIDE, self.settings.eval.episodes)
+        envs: list[gym.Env] = [self.settings.env.factory()() for _ in range(count)]
+        try:
+            return summarise(
+                run_episodes(
+                    envs,
+                    AgentPolicy(self.training.model, count),
+                    self.settings.eval.episodes,
+                    seed,
+                    FrameScorer(self.scoring.encoder, self.scoring.model, count, " / ".join(self.settings.goal)),
+                    self.settings.encode_batch,
+                )
+            )
+        finally:
+            for env in envs:
+                env.close()
+
+    def _finish(self, run: RunFolder, clock: Clock, note: str) -> None:
+        self.training.close()  # its environments are not needed any more
+        seed = self.settings.eval.seed + REPORT_OFFSET
+        summary = self._evaluate(seed)
+        result = {
+            "command": "train",
+            **describe_run(self.settings, self.scoring, note),
+            "timesteps": self.training.model.num_timesteps,
+            "threads": self.threads,
+            "wall_seconds": clock.wall,
+            "phase_seconds": clock.phases,
+            "evaluation": {"checkpoint": "last", "seed": seed, **summary},
+        }
+        path = run.write_result(result)
+        print(format_summary(summary))
+        print(f"result: {path}")
+        print(f"next: vlmreward evaluate run={_shell(run.path)}   vlmreward record run={_shell(run.path)}")
+
+
+def _shell(path: Path) -> str:
+    text = str(path)
+    return text if all(c.isalnum() or c in "/._-+" for c in text) else f"'{text}'"

@@ -1,0 +1,238 @@
+"""Resolve a composed config into the settings of one run: plain values, nothing left to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vlmreward.agents.catalogue import get_agent
+from vlmreward.cli.environments import EnvFactory, find_tasks
+from vlmreward.cli.goals import as_prompts, settle_goal
+from vlmreward.errors import CheckpointError, ConfigError
+
+DEFAULT_TIMESTEPS = 100_000
+# What may differ between a run and its resumption: nothing that changes what is learned from a given state.
+MAY_CHANGE = ("total_timesteps", "device", "threads", "checkpoint_every", "eval")
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """When and how training evaluates.
+
+    Attributes:
+        every: Environment steps between two evaluations that choose the best checkpoint; None for none.
+        episodes: Episodes of each, and of the evaluation at the end.
+        seed: First seed of the selection episodes; the final ones start 10,000 later.
+    """
+
+    every: int | None = None
+    episodes: int = 20
+    seed: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _whole("eval.every", self.every, 1, optional=True)
+        _whole("eval.episodes", self.episodes, 1)
+        _whole("eval.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class EnvSettings:
+    """The environment of a run.
+
+    Attributes:
+        name: Name of its config.
+        id: Gymnasium id.
+        kwargs: Its arguments, without the task.
+        task: The task whose true success is reported, or None.
+        has_tasks: Whether its constructor takes ``task``.
+    """
+
+    name: str
+    id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    has_tasks: bool = False
+
+    def factory(self, **changes: Any) -> EnvFactory:
+        """Return what builds the environment, with some arguments changed."""
+        task = {"task": self.task} if self.has_tasks else {}
+        return EnvFactory(self.id, {**self.kwargs, **task, **changes})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that one training run depends on; ``config.yaml`` of its folder.
+
+    The fields are the keys of ``configs/train.yaml``, with every choice made.
+    """
+
+    env: EnvSettings
+    encoder: dict[str, Any]
+    reward: dict[str, Any]
+    agent: dict[str, Any]
+    goal: tuple[str, ...]
+    baseline: tuple[str, ...]
+    seed: int
+    device: str
+    threads: str | int
+    total_timesteps: int
+    n_envs: int
+    subprocess: bool
+    encode_batch: int
+    normalise_obs: bool
+    checkpoint_every: int
+    eval: EvalSettings
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("total_timesteps", "n_envs", "encode_batch", "checkpoint_every"):
+            _whole(name, getattr(self, name), 1)
+        _whole("seed", self.seed, 0)
+        if self.threads != "auto":
+            _whole("threads", self.threads, 1)
+        for name in ("subprocess", "normalise_obs"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
+
+    def to_config(self) -> dict[str, Any]:
+        """Return nested plain values, as they are written to ``config.yaml``."""
+        config = asdict(self)
+        return {**config, "goal": list(self.goal), "baseline": list(self.baseline)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> TrainSettings:
+        """Read what ``to_config`` wrote.
+
+        Raises:
+            CheckpointError: It is not such a config.
+        """
+        try:
+            return cls(
+                **{
+                    **config,
+                    "env": EnvSettings(**config["env"]),
+                    "eval": EvalSettings(**config["eval"]),
+                    "goal": tuple(config["goal"]),
+                    "baseline": tuple(config["baseline"]),
+                }
+            )
+        except (KeyError, TypeError) as e:
+            raise CheckpointError(f"config.yaml of the run is damaged or of another version ({e})") from e
+
+
+def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
+    """Make every choice that a composed config leaves open.
+
+    Args:
+        composed: What ``compose`` returned for ``train``.
+
+    Returns:
+        The settings, and a note for the user or "".
+
+    Raises:
+        VlmRewardError: A setting is unknown, out of range, or does not fit another one.
+    """
+    env = composed["env"]
+    tasks = find_tasks(env["id"])
+    goal = settle_goal(tasks, composed["goal"], composed["baseline"], env.get("task"), env.get("default_task"))
+    spec = get_agent(str(composed["agent"]["name"]))
+    # measured for this environment, under whatever the user or an experiment sets
+    measured = dict((env.get("agents") or {}).get(spec.name) or {})
+    timesteps = composed["total_timesteps"] or measured.pop("total_timesteps", DEFAULT_TIMESTEPS)
+    n_envs = composed["n_envs"] or measured.pop("n_envs", 1)
+    measured.pop("total_timesteps", None)
+    measured.pop("n_envs", None)
+    normalise_obs = measured.pop("normalise_obs", False) or composed["normalise_obs"]
+    settings = TrainSettings(
+        env=EnvSettings(env["name"], env["id"], dict(env["kwargs"] or {}), goal.task, bool(tasks)),
+        encoder=dict(composed["encoder"]),
+        reward=dict(composed["reward"]),
+        agent=_merge(measured, composed["agent"]),
+        goal=goal.goal,
+        baseline=goal.baseline,
+        seed=composed["seed"],
+        device=str(composed["device"]),
+        threads=composed["threads"],
+        total_timesteps=timesteps,
+        n_envs=n_envs,
+        subprocess=composed["subprocess"],
+        encode_batch=composed["encode_batch"],
+        normalise_obs=normalise_obs,
+        checkpoint_every=composed["checkpoint_every"] or max(1, int(timesteps) // 10 if _is_whole(timesteps) else 1),
+        eval=EvalSettings(**composed["eval"]),
+    )
+    return settings, goal.note
+
+
+def change_goal(settings: TrainSettings, asked: Mapping[str, Any]) -> tuple[TrainSettings, str]:
+    """Return a run's settings with another goal, baseline, task or environment arguments, for an evaluation.
+
+    Args:
+        settings: The run's.
+        asked: ``goal``, ``baseline`` and ``env`` (``task``, ``kwargs``) of an evaluation's config.
+
+    Returns:
+        The settings, and a note for the user or "".
+    """
+    env = asked["env"]
+    kwargs = {**settings.env.kwargs, **(env.get("kwargs") or {})}
+    goal, baseline, task, note = settings.goal, settings.baseline, settings.env.task, ""
+    if asked["goal"] is not None or asked["baseline"] is not None or env.get("task") is not None:
+        tasks = find_tasks(settings.env.id)
+        wanted, named = asked["goal"], env.get("task")
+        if wanted is None and named is None:  # another baseline for the same goal
+            wanted, named = settings.goal, settings.env.task
+        scene = as_prompts(asked["baseline"]) or settings.baseline or None
+        settled = settle_goal(tasks, wanted, scene, named, settings.env.task)
+        goal, baseline, task, note = settled.goal, settled.baseline, settled.task, settled.note
+    changed = EnvSettings(settings.env.name, settings.env.id, kwargs, task, settings.env.has_tasks)
+    return TrainSettings(**{**_fields(settings), "env": changed, "goal": goal, "baseline": baseline}), note
+
+
+def change_for_resume(settings: TrainSettings, asked: Mapping[str, Any]) -> TrainSettings:
+    """Return a run's settings with those changes that a resumption may make.
+
+    Args:
+        settings: The run's.
+        asked: Key (of ``MAY_CHANGE``) to value; ``eval`` holds its changed keys only.
+
+    Raises:
+        ConfigError: Another key is asked for.
+    """
+    for key in asked:
+        if key not in MAY_CHANGE:
+            raise ConfigError(
+                f"{key} can't change when a run is resumed, only {', '.join(MAY_CHANGE)} can: start a new run for that"
+            )
+    fields = {**_fields(settings), **asked}
+    if "eval" in asked:
+        try:
+            fields["eval"] = EvalSettings(**{**asdict(settings.eval), **asked["eval"]})
+        except TypeError as e:
+            raise ConfigError(f"unknown setting in eval: {e}") from e
+    return TrainSettings(**fields)
+
+
+def _fields(settings: TrainSettings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in TrainSettings.__dataclass_fields__}
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        mine = merged.get(key)
+        merged[key] = _merge(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole(name: str, value: object, low: int, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ConfigError(f"{name} must be a whole number >= {low}, got {value!r}")

@@ -1,0 +1,108 @@
+"""``vlmreward train``: an agent from a text goal."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from vlmreward.cli.arguments import Arguments, parse_arguments
+from vlmreward.cli.compose import compose
+from vlmreward.cli.run_folder import RunFolder
+from vlmreward.cli.settings import change_for_resume, resolve
+from vlmreward.errors import ConfigError
+
+
+def main(argv: list[str]) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse_arguments(argv)
+    refuse_words("train", arguments)
+    if "resume" in arguments.literals:
+        run, settings = RunFolder.open(arguments.literals["resume"][-1])
+        settings = change_for_resume(settings, _changes(arguments))
+        note = ""
+    else:
+        run = None
+        settings, note = resolve(compose("train", arguments))
+    if "cfg" in arguments.flags:
+        print(yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120), end="")
+        return 0
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+
+    from vlmreward.cli.run_training import Session  # loads torch
+
+    session = Session(settings)  # before the folder: what the user gets wrong leaves nothing behind
+    try:
+        if run is None:
+            run = RunFolder.create(settings, arguments.literals.get("run_dir", (None,))[-1])
+        else:
+            run.lock()
+            run.write_config(settings)
+        with stop_on_signals(session.stop):
+            return session.run(run, note)
+    finally:
+        session.close()
+        if run is not None:
+            run.unlock()
+
+
+def refuse_words(command: str, arguments: Arguments) -> None:
+    """Refuse arguments that are no settings, with a guess at what was meant.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if not arguments.words:
+        return
+    from vlmreward.cli.groups import list_groups
+
+    word = arguments.words[0]
+    for group, options in list_groups(arguments.config_dir).items():
+        if word in options:
+            raise ConfigError(f"{word!r} is not of the form key=value: write {group}={word}")
+    if Path(word).is_dir():
+        key = "resume" if command == "train" else "run"
+        raise ConfigError(f"{word!r} is not of the form key=value: write {key}={word}")
+    raise ConfigError(f"{word!r} is not of the form key=value (see vlmreward {command} --help)")
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: Any) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM ask for a stop after the present step; a second one stops at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+        print("\nstopping after this step and saving (once more: stop at once)", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _changes(arguments: Arguments) -> dict[str, Any]:
+    """Return what the user wants changed in a run that is resumed."""
+    changes: dict[str, Any] = {}
+    for key in arguments.literals:
+        if key != "resume":
+            changes[key] = None  # prompts and paths can't change; the settings say so
+    for override in arguments.overrides:
+        key, _, value = override.partition("=")
+        parsed = yaml.safe_load(value)
+        head, _, last = key.lstrip("+").partition(".")
+        if last and head == "eval":
+            changes.setdefault("eval", {})[last] = parsed
+        else:
+            changes[head if not last else key] = parsed
+    return changes
