@@ -150,7 +150,7 @@ def test_user_who_may_not_install_is_told_what_to_install_in_one_line(machine, s
     write_program(machine.programs / "apt-get", APT)
     if sudo:
         write_program(machine.programs / "sudo", sudo)
-    assert f"apt-get install {package}" in one_line(machine.setup(**missing))
+    assert f"install it with 'apt-get install {package}'" in one_line(machine.setup(**missing))
     assert not machine.ready
     assert not any("apt-get" in line for line in machine.log())
 
