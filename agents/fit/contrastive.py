@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from vlmreward.agents.fit.pictures import PictureSet
-from vlmreward.agents.fit.text_tower import Distiller, pooled_features
+from vlmreward.agents.fit.text_tower import Distiller
 from vlmreward.data.captions.concept import is_held_out
+from vlmreward.encoders.mini import pooled_features
 from vlmreward.errors import ConfigError
 
 
@@ -198,7 +199,7 @@ class ContrastiveFit:
         text = [*self.distiller.parameters, self.model.text_projection]
         image = list(self.model.visual.parameters())
         scale = torch.nn.Parameter(torch.tensor(2.7))
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": image, "lr": s.learning_rate},
             {"params": text, "lr": s.learning_rate * s.text_rate},
             {"params": [scale], "lr": s.learning_rate, "weight_decay": 0.0},
@@ -219,7 +220,7 @@ class ContrastiveFit:
             torch.nn.utils.clip_grad_norm_([*image, *text], 1.0)
             optimiser.step()
             schedule.step()
-            progress({name: float(value) for name, value in terms.items()})
+            progress({name: float(value.detach()) for name, value in terms.items()})
         self.model.eval()
         with torch.no_grad():
             self.model.logit_scale.copy_(scale.clamp(max=4.6))

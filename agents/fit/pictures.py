@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
 import numpy as np
 
@@ -31,21 +30,6 @@ class Domain:
     sampler: Sampler
     concepts: tuple[Concept, ...]
     held_out: tuple[Region, ...]
-
-
-# Environments are named by strings: agents may not import vlmreward.envs.
-SAMPLERS = {
-    "cartpole": "vlmreward.envs.classic.pictures:sample_cartpole",
-    "mountaincar": "vlmreward.envs.classic.pictures:sample_mountaincar",
-    "humanoid": "vlmreward.envs.mujoco.humanoid.pictures:sample_humanoid",
-}
-
-
-def load_domain(name: str) -> Domain:
-    """Return a domain by its short name."""
-    module, function = SAMPLERS[name].split(":")
-    captions = import_module(f"vlmreward.data.captions.{name}")
-    return Domain(name, getattr(import_module(module), function), captions.CONCEPTS, captions.HELD_OUT_REGIONS)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vlmreward.encoders.mini import pooled_features
 from vlmreward.optional import require_package
 
 TEACHER_DIM = 384
@@ -36,20 +37,6 @@ def embed_with_teacher(texts: Sequence[str], progress: Callable[[int], None] = l
     result = np.empty_like(stacked)
     result[order] = stacked
     return result.astype(np.float16)
-
-
-def pooled_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Return the text tower's features before its projection, shape (N, width).
-
-    Equal to open_clip's own text path up to the projection, but columns behind the longest text are left out:
-    attention is causal, so they can't be seen from the end-of-text token that is pooled.
-    """
-    length = int(tokens.argmax(dim=-1).max()) + 1
-    tokens = tokens[:, :length]
-    x = model.token_embedding(tokens) + model.positional_embedding[:length]
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-    x = model.ln_final(x)
-    return x[torch.arange(len(x)), tokens.argmax(dim=-1)]
 
 
 def distil_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -106,7 +93,7 @@ class Distiller:
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             optimiser.step()
             schedule.step()
-            progress(float(loss))
+            progress(float(loss.detach()))
 
     @torch.no_grad()
     def agreement(self, rows: np.ndarray) -> float:

@@ -77,8 +77,8 @@ class Canvas:
     def box(self, centre: Point, half_width: float, half_height: float, colour: Colour, angle: float = 0.0) -> None:
         """Fill a rectangle, turned counter-clockwise by ``angle`` radians about its centre."""
         c, s = np.cos(angle), np.sin(angle)
-        corners = ((-half_width, -half_height), (half_width, -half_height), (half_width, half_height))
-        corners += ((-half_width, half_height),)
+        w, h = half_width, half_height
+        corners = ((-w, -h), (w, -h), (w, h), (-w, h))
         self.polygon([(centre[0] + c * x - s * y, centre[1] + s * x + c * y) for x, y in corners], colour)
 
     def disc(self, centre: Point, radius: float, colour: Colour) -> None:

@@ -226,7 +226,7 @@ class CartPoleEnv(TaskEnv):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Advance by 0.02 s, explicit Euler as in Gymnasium's CartPole."""
         force = FORCE * (0.0, -1.0, 1.0)[int(action)]
-        x, x_dot, theta, theta_dot = self.state
+        x, x_dot, theta, theta_dot = self.state.tolist()
         x_acc, theta_acc = accelerations(force, theta, theta_dot)
         if abs(x) >= TRACK and x * x_acc > 0.0:  # pressed against the stop, which takes up the force
             x_acc, theta_acc = 0.0, GRAVITY * np.sin(theta) / (HALF_LENGTH * 4.0 / 3.0)

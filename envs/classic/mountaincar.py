@@ -115,7 +115,7 @@ class MountainCarEnv(TaskEnv):
     Position uniform in [-0.6, -0.4], at rest.
 
     ## Success
-    `info["success"]`: the predicate has held for the last second (30 steps) without a break.
+    `info["success"]`: the predicate has held for the last second (50 steps) without a break.
 
     | task | predicate |
     |---|---|
@@ -124,7 +124,7 @@ class MountainCarEnv(TaskEnv):
     | left_slope | position < -0.95 |
 
     ## Episode end
-    Never terminates; truncated after 300 steps (10 s).
+    Never terminates; truncated after 300 steps (6 s).
 
     ## Arguments
     `task` (a name above, or None), `width`, `height`, `quality` ("fast" or "fine"), `render_mode` ("rgb_array").
@@ -159,7 +159,7 @@ class MountainCarEnv(TaskEnv):
             ),
         )
     }
-    DT = 1.0 / 30.0
+    DT = 0.02
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class MountainCarEnv(TaskEnv):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Advance by one step of Gymnasium's MountainCarContinuous."""
         force = float(np.clip(np.asarray(action).reshape(-1)[0], -1.0, 1.0))
-        x, v = self.state
+        x, v = self.state.tolist()
         v = float(np.clip(v + force * POWER - GRAVITY * np.cos(3.0 * x), -MAX_SPEED, MAX_SPEED))
         x = x + v
         if x <= LEFT or x >= PEAK:

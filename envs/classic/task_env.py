@@ -29,7 +29,7 @@ class TaskEnv(gym.Env):
 
     TASKS: ClassVar[dict[str, Task]] = {}
     DT: ClassVar[float] = 0.0
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}  # type: ignore[misc]
 
     def __init__(self, task: str | None, width: int, height: int, quality: str, render_mode: str | None) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -37,7 +37,6 @@ class TaskEnv(gym.Env):
         self.task = find_task(self.TASKS, task)
         self.width, self.height, self.quality = width, height, quality
         self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": round(1.0 / self.DT)}
         self._hold = HoldCounter(self.task.hold_seconds if self.task else 0.0, self.DT)
 
     def holds(self, task: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,24 +69,20 @@ class Concept:
 
     def sample(self, rng: np.random.Generator) -> str:
         """Draw one phrasing."""
-        text = self.templates[rng.integers(len(self.templates))]
+        text = self.templates[int(rng.integers(len(self.templates)))]
         while match := _SLOT.search(text):
             options = self.words[match.group(1)]
-            text = text[: match.start()] + options[rng.integers(len(options))] + text[match.end() :]
+            text = text[: match.start()] + options[int(rng.integers(len(options)))] + text[match.end() :]
         return text
 
     def phrasings(self, limit: int, rng: np.random.Generator) -> list[str]:
         """Return up to ``limit`` different phrasings, sorted."""
-        draws = (self.sample(rng) for _ in itertools.repeat(None, limit * 8))
-        return sorted(set(itertools.islice(_unique(draws), limit)))
-
-
-def _unique(texts: object) -> object:
-    seen: set[str] = set()
-    for text in texts:  # type: ignore[attr-defined]
-        if text not in seen:
-            seen.add(text)
-            yield text
+        found: set[str] = set()
+        for _ in range(8 * limit):  # a concept may have fewer phrasings than asked for
+            found.add(self.sample(rng))
+            if len(found) == limit:
+                break
+        return sorted(found)
 
 
 def is_held_out(text: str, share: float = 0.1) -> bool:

@@ -1,0 +1,195 @@
+"""Train ``mini`` from nothing, stage by stage; each stage leaves a file and is not done twice.
+
+1. sentences: captions of the grammar and general English, with the teacher's embeddings of both;
+2. text tower: distilled from those;
+3. pictures: renders of the environments, captioned with the distance of every concept;
+4. both towers: soft contrastive fit;
+5. domain: a classifier of goals that the encoder can know;
+6. weights: float16 safetensors beside the model's config and vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from vlmreward.agents.fit import corpus, domain
+from vlmreward.agents.fit.contrastive import ContrastiveFit, FitSettings, text_features
+from vlmreward.agents.fit.pictures import Domain, PictureSet, make_pictures
+from vlmreward.agents.fit.text_tower import Distiller, embed_with_teacher
+from vlmreward.data.captions.cartpole import HELD_OUT_COMPOSITIONS
+from vlmreward.encoders import mini
+
+Report = Callable[[str, int, int, float | None], None]  # stage, done, total, loss
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Settings of a pre-training.
+
+    Attributes:
+        seed: Seed of everything that draws.
+        wordnet: Folder of WordNet's database (Debian's package wordnet-base).
+        general: Number of WordNet's sentences.
+        frames: Number of sentences made of simple frames.
+        phrasings: Largest number of captions of one simple concept in the distillation.
+        distil_steps: Optimiser steps of the distillation, 256 sentences each.
+        pictures: Number of pictures of each environment.
+        plain_share: Share of pictures in the environment's own look.
+        fit: Settings of the contrastive fit.
+    """
+
+    seed: int = 0
+    wordnet: str = "/usr/share/wordnet"
+    general: int = 110_000
+    frames: int = 60_000
+    phrasings: int = 2000
+    distil_steps: int = 2400
+    pictures: dict[str, int] = field(
+        default_factory=lambda: {"cartpole": 14_000, "mountaincar": 9_000, "humanoid": 16_000}
+    )
+    plain_share: float = 0.4
+    fit: FitSettings = field(default_factory=FitSettings)
+
+
+class Pretraining:
+    """Runs the stages in a folder.
+
+    Args:
+        settings: See PretrainSettings.
+        folder: Where the stages leave their files.
+        domains: The environments to learn, in the order of ``settings.pictures``.
+        report: Told of progress.
+    """
+
+    def __init__(self, settings: PretrainSettings, folder: Path, domains: Sequence[Domain], report: Report) -> None:
+        self.settings, self.folder, self._domains, self._report = settings, folder, domains, report
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def sentences(self) -> tuple[list[str], np.ndarray]:
+        """Return the sentences, short ones first, and the teacher's embeddings of them."""
+        s, path = self.settings, self.folder / "sentences.npz"
+        if not path.exists():
+            rng = np.random.default_rng(s.seed)
+            wordnet = Path(s.wordnet)
+            general = corpus.read_sentences(wordnet)
+            chosen = [general[i] for i in rng.choice(len(general), min(s.general, len(general)), replace=False)]
+            words = corpus.read_words(wordnet)
+            texts = set(chosen) | set(corpus.frame_sentences(words, s.frames, rng))
+            texts |= set(domain.hard_negatives(words, s.frames // 4, rng))
+            for d in self._domains:
+                for concept in d.concepts:
+                    texts |= set(concept.phrasings(s.phrasings // (10 if concept.parts else 1), rng))
+            # Distillation draws batches of neighbours, so neighbours should be of like length.
+            ordered = sorted(texts, key=lambda t: (len(t.split()), t))
+            done = 0
+
+            def progress(n: int) -> None:
+                nonlocal done
+                done += n
+                self._report("sentences", done, len(ordered), None)
+
+            teacher = embed_with_teacher(ordered, progress)
+            _save_npz(path, texts=np.array(ordered), teacher=teacher)
+        with np.load(path, allow_pickle=False) as saved:
+            return [str(t) for t in saved["texts"]], saved["teacher"]
+
+    def distiller(self) -> tuple[Any, Distiller]:
+        """Return a model with a distilled text tower, and the distiller."""
+        s, path = self.settings, self.folder / "distilled.safetensors"
+        texts, teacher = self.sentences()
+        torch.manual_seed(s.seed)
+        model = mini.build_model()
+        distiller = Distiller(model, mini.make_tokenizer()(texts), teacher, s.seed)
+        if not path.exists():
+            step = 0
+
+            def progress(loss: float) -> None:
+                nonlocal step
+                step += 1
+                self._report("text tower", step, s.distil_steps, loss)
+
+            distiller.fit(s.distil_steps, 256, 2e-3, progress)
+            state = {f"model.{k}": v for k, v in model.state_dict().items()}
+            _save_tensors(path, state | {f"head.{k}": v for k, v in distiller.head.state_dict().items()})
+        state = load_file(path)
+        model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+        distiller.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+        return model, distiller
+
+    def pictures(self, seed_offset: int = 0, share: float = 1.0) -> PictureSet:
+        """Return captioned pictures; another ``seed_offset`` gives others, e.g. to evaluate on."""
+        s = self.settings
+        counts = {name: max(1, int(n * share)) for name, n in s.pictures.items()}
+        total, done = sum(counts.values()), 0
+
+        def progress(n: int) -> None:
+            nonlocal done
+            done += n
+            self._report("pictures", done, total, None)
+
+        size = mini.PREPROCESS.size[0]
+        return make_pictures(self._domains, counts, size, s.seed + seed_offset, s.plain_share, progress)
+
+    def fit(self, name: str, settings: FitSettings, pictures: PictureSet) -> Path:
+        """Fit both towers and return the weights file ``<name>.safetensors``."""
+        path = self.folder / f"{name}.safetensors"
+        if path.exists():
+            return path
+        model, distiller = self.distiller()
+        torch.manual_seed(self.settings.seed)
+        run = ContrastiveFit(
+            model, mini.make_tokenizer(), pictures, distiller, settings, HELD_OUT_COMPOSITIONS, self.settings.seed
+        )
+        step = 0
+
+        def progress(terms: dict[str, float]) -> None:
+            nonlocal step
+            step += 1
+            self._report(f"fit {name}", step, settings.steps, sum(terms.values()))
+
+        run.fit(progress)
+        weight, bias = self._fit_domain(model)
+        state = {k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
+        state |= {k: v for k, v in model.state_dict().items() if not v.is_floating_point()}
+        state |= {mini.DOMAIN_WEIGHT: torch.from_numpy(weight), mini.DOMAIN_BIAS: torch.tensor(bias)}
+        _save_tensors(path, state, {"version": mini.VERSION, "settings": json.dumps(asdict(self._plain(settings)))})
+        return path
+
+    def _plain(self, fit: FitSettings) -> PretrainSettings:
+        return replace(self.settings, fit=fit, wordnet="wordnet-base")
+
+    @torch.no_grad()
+    def _fit_domain(self, model: Any) -> tuple[np.ndarray, float]:
+        rng = np.random.default_rng([self.settings.seed, 3])
+        words = corpus.read_words(Path(self.settings.wordnet))
+        general = corpus.read_sentences(Path(self.settings.wordnet))
+        outside = [general[i] for i in rng.choice(len(general), 3000, replace=False)]
+        outside += corpus.frame_sentences(words, 2000, rng) + domain.hard_negatives(words, 6000, rng)
+        inside = [c.sample(rng) for d in self._domains for c in d.concepts for _ in range(20 if c.parts else 150)]
+        tokenizer = mini.make_tokenizer()
+
+        def features(texts: list[str]) -> np.ndarray:
+            parts = [text_features(model, tokenizer(texts[i : i + 256]), False) for i in range(0, len(texts), 256)]
+            return torch.cat(parts).float().numpy()
+
+        return domain.fit_domain(features(inside), features(outside), keep=0.97)
+
+
+def _save_npz(path: Path, **arrays: np.ndarray) -> None:
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+    temporary.replace(path)
