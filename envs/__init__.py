@@ -12,3 +12,8 @@ register(
     entry_point="vlmreward.envs.classic.mountaincar:MountainCarEnv",
     max_episode_steps=300,
 )
+register(
+    id="vlmreward/Humanoid-v0",
+    entry_point="vlmreward.envs.mujoco.humanoid.env:HumanoidEnv",
+    max_episode_steps=400,
+)
