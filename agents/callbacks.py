@@ -22,7 +22,7 @@ from vlmreward.wrappers.scorer import Scorer
 PHASES = ("env", "render", "encode", "learn")
 
 
-class TrainingStopped(Exception):
+class TrainingStopped(Exception):  # noqa: N818 (it is no error)
     """Raised inside ``learn`` when the user has asked to stop."""
 
 

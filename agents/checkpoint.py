@@ -122,7 +122,7 @@ class CheckpointStore:
             pointer = self.folder / "best"
             if not pointer.is_file():
                 raise CheckpointError(
-                    f"{self.folder.parent} has no best checkpoint: train with eval.every=<steps>, or use checkpoint=last"
+                    f"{self.folder.parent} has no best checkpoint: train with eval.every=<steps>, or ask for last"
                 )
             return self.folder / pointer.read_text(encoding="utf-8").strip()
         if not names:
@@ -138,8 +138,12 @@ class CheckpointStore:
             raise CheckpointError(f"{self.folder.parent} has no checkpoint {which!r}: it has last, best and {steps}")
         return self.folder / wanted
 
-    def load(self, path: Path) -> tuple[Any, dict[str, Any], list[StoredFile]]:
+    def load(self, path: Path, with_shared: bool = True) -> tuple[Any, dict[str, Any], list[StoredFile]]:
         """Check a checkpoint against its manifest and read it.
+
+        Args:
+            path: The checkpoint's folder.
+            with_shared: Check the shared files too; an evaluation does not need them.
 
         Returns:
             The state, ``meta``, and the shared files.
@@ -151,7 +155,7 @@ class CheckpointStore:
         shared = [StoredFile(**file) for file in manifest["shared"]]
         for file in [StoredFile(**f) for f in manifest["files"]]:
             verify_file(path / file.name, file, self._advice(path))
-        for file in shared:
+        for file in shared if with_shared else []:
             verify_file(self.folder / file.name, file, self._advice(path))
         return read_tree(path), manifest["meta"], shared
 

@@ -53,14 +53,14 @@ def prepare_env(vec_env: VecEnv, spec: AgentSpec, normalise_obs: bool, gamma: fl
 
 
 def make_algorithm(
-    config: Mapping[str, Any], vec_env: VecEnv, scorer: Scorer, seed: int, device: str = "cpu"
+    config: Mapping[str, Any], vec_env: VecEnv, scorer: Scorer | None, seed: int, device: str = "cpu"
 ) -> BaseAlgorithm:
     """Build an algorithm.
 
     Args:
         config: ``name`` and the hyper-parameters: arguments of the algorithm's constructor.
         vec_env: What ``prepare_env`` returned.
-        scorer: Scores the frames of ``vec_env``.
+        scorer: Scores the frames of ``vec_env``; None builds an algorithm that only acts, with no room to learn.
         seed: Seeds networks, exploration and environments.
         device: Where the policy lives.
 
@@ -92,8 +92,12 @@ def make_algorithm(
         raise ConfigError(f"{spec.name} refuses these settings: {' '.join(str(e).split())}") from e
 
 
-def _buffer_arguments(spec: AgentSpec, space: gym.Space, scorer: Scorer, given: Mapping[str, Any]) -> dict[str, Any]:
+def _buffer_arguments(
+    spec: AgentSpec, space: gym.Space, scorer: Scorer | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the constructor's arguments that put our buffer in."""
+    if scorer is None:
+        return {"buffer_size": 1} if spec.scoring == "replay" else {}
     if spec.scoring == "rollout":
         return {"rollout_buffer_class": choose_rollout_buffer(space), "rollout_buffer_kwargs": {"scorer": scorer}}
     if spec.scoring == "step":

@@ -1,0 +1,81 @@
+"""``vlmreward evaluate``: true success, environment return and VLM return of an agent or a trivial policy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from vlmreward.cli.arguments import parse_arguments
+from vlmreward.cli.train import refuse_words
+
+
+def main(argv: list[str]) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse_arguments(argv)
+    refuse_words("evaluate", arguments)
+    if "cfg" in arguments.flags and "run" not in arguments.literals:
+        from vlmreward.cli.compose import compose
+
+        print(yaml.safe_dump(compose("evaluate", arguments), sort_keys=False, allow_unicode=True), end="")
+        return 0
+
+    import gymnasium as gym  # what follows loads torch
+
+    from vlmreward.agents.evaluation import Episode, run_episodes, summarise
+    from vlmreward.agents.progress import Progress
+    from vlmreward.cli.build import build_scoring, set_threads
+    from vlmreward.cli.environments import explain_render_error, settle_rendering
+    from vlmreward.cli.load_run import find_subject, load_policy, option
+    from vlmreward.cli.results import describe_run, format_summary
+    from vlmreward.cli.run_folder import write_json
+    from vlmreward.wrappers.scoring import FrameScorer
+
+    subject = find_subject("evaluate", arguments)
+    settings, options = subject.settings, subject.options
+    if "cfg" in arguments.flags:
+        print(yaml.safe_dump({**options, "run_settings": settings.to_config()}, sort_keys=False, allow_unicode=True))
+        return 0
+    if subject.note:
+        print(f"note: {subject.note}", file=sys.stderr)
+    episodes, seed = options["episodes"], options["seed"]
+    count = min(int(option(options, "n_envs", 1)), episodes)
+    set_threads(settings)
+    settle_rendering(settings.env.id)
+    envs: list[gym.Env] = []
+    try:
+        envs.extend(settings.env.factory()() for _ in range(count))
+        policy, about = load_policy(subject, count, envs[0])
+        scoring = build_scoring(settings) if options["score"] else None
+        words = " / ".join(settings.goal)
+        scorer = FrameScorer(scoring.encoder, scoring.model, count, words) if scoring else None
+        print(f"goal: {' | '.join(settings.goal)}", flush=True)
+        with Progress("evaluating", episodes, unit="episodes") as progress:
+            ended: list[Episode] = []
+
+            def show(episode: Episode) -> None:
+                ended.append(episode)
+                known = [bool(e.success[-1]) for e in ended if e.success[-1] is not None]
+                progress.update(len(ended), success=sum(known) / len(known) if known else None)
+
+            try:
+                results = run_episodes(envs, policy, episodes, seed, scorer, settings.encode_batch, show)
+            except gym.error.Error as e:
+                raise explain_render_error(settings.env.id, e) from e
+    finally:
+        for env in envs:
+            env.close()
+    summary = summarise(results)
+    result = {"command": "evaluate", **describe_run(settings, scoring, subject.note), **about, "seed": seed}
+    result |= {"run_seed": settings.seed, "deterministic": options["deterministic"], "evaluation": summary}
+    print(format_summary(summary))
+    path = Path(options["out"]) if options["out"] else None
+    if path is None and subject.run is not None:
+        goal = settings.env.task or "goal"
+        path = subject.run.path / f"evaluation__{options['policy']}__{options['checkpoint']}__{goal}__seed{seed}.json"
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
+        print(f"result: {path}")
+    return 0

@@ -1,0 +1,133 @@
+"""Bring back what a run has learned, or a trivial policy in its place, for an evaluation or a video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from vlmreward.agents.checkpoint_state import restore_policy
+from vlmreward.agents.policies import POLICIES, AgentPolicy, Policy, RandomPolicy, ZeroPolicy
+from vlmreward.agents.sb3 import make_algorithm
+from vlmreward.cli.arguments import Arguments
+from vlmreward.cli.build import policy_device
+from vlmreward.cli.compose import compose
+from vlmreward.cli.groups import list_groups
+from vlmreward.cli.run_folder import RunFolder
+from vlmreward.cli.settings import TrainSettings, change_goal, resolve
+from vlmreward.errors import ConfigError
+from vlmreward.registry import suggest
+
+# Settings of a run that evaluate and record read under the same name.
+_GOAL_KEYS = ("goal", "baseline", "env")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be evaluated.
+
+    Attributes:
+        settings: The run's settings, with the goal and the environment arguments of the evaluation.
+        options: The evaluation's own settings.
+        run: The run's folder; None for a trivial policy without one.
+        note: What the user should know, or "".
+    """
+
+    settings: TrainSettings
+    options: dict[str, Any]
+    run: RunFolder | None
+    note: str = ""
+
+
+def find_subject(command: str, arguments: Arguments) -> Subject:
+    """Read what a command is to evaluate: a run, or an environment with a trivial policy.
+
+    Args:
+        command: ``evaluate`` or ``record``.
+        arguments: What the user gave.
+
+    Raises:
+        VlmRewardError: The run or a setting is wrong.
+    """
+    groups = list_groups(arguments.config_dir)
+    chosen = [o.split("=", 1)[0] for o in arguments.overrides if o.split("=", 1)[0] in groups]
+    if "run" in arguments.literals:
+        if chosen:
+            raise ConfigError(f"{chosen[0]} belongs to the run and can't change: leave it out")
+        options = compose(command, arguments)
+        run, settings = RunFolder.open(str(options["run"]))
+        settings, note = change_goal(settings, options)
+    else:
+        known = compose(command, Arguments())
+        own = [key for key in known if key not in _GOAL_KEYS]
+        mine, rest = arguments.take(own)
+        options = compose(command, mine)
+        if options["policy"] == "agent":
+            raise ConfigError(
+                "run is not given: write run=<run folder>, or env=<name> and policy=random or policy=zero"
+            )
+        run = None
+        settings, note = resolve(compose("train", rest))
+    if options["policy"] not in POLICIES:
+        raise ConfigError(f"unknown policy {options['policy']!r}: {suggest(str(options['policy']), POLICIES)}")
+    for key in ("episodes", "seed"):
+        if not isinstance(options[key], int) or options[key] < (1 if key == "episodes" else 0):
+            raise ConfigError(f"{key} must be a whole number >= {1 if key == 'episodes' else 0}, got {options[key]!r}")
+    changed = {**vars(settings), "device": str(options["device"]), "threads": options["threads"]}
+    return Subject(TrainSettings(**{**changed, "encode_batch": options["encode_batch"]}), options, run, note)
+
+
+def load_policy(subject: Subject, n_envs: int, env: gym.Env) -> tuple[Policy, dict[str, Any]]:
+    """Return the policy, and what a result says about it.
+
+    Args:
+        subject: What is evaluated.
+        n_envs: Environments side by side.
+        env: One of them; its spaces are looked at.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, damaged or does not fit.
+    """
+    name = subject.options["policy"]
+    if name == "random":
+        return RandomPolicy(env.action_space, n_envs), {"policy": name}
+    if name == "zero":
+        return ZeroPolicy(env.action_space, n_envs), {"policy": name}
+    assert subject.run is not None, "find_subject() wants a run for the agent"
+    path = subject.run.checkpoints.find(str(subject.options["checkpoint"]))
+    state, meta, _ = subject.run.checkpoints.load(path, with_shared=False)
+    model = build_actor(subject.settings, env)
+    restore_policy(model, state["model"])
+    about = {"policy": name, "checkpoint": subject.options["checkpoint"], "timesteps": meta["num_timesteps"]}
+    return AgentPolicy(model, n_envs, bool(subject.options["deterministic"])), about
+
+
+def build_actor(settings: TrainSettings, env: gym.Env) -> BaseAlgorithm:
+    """Build a run's algorithm to act with, without room to learn."""
+    vec_env: VecEnv = DummyVecEnv([lambda: _Spaces(env)])
+    if settings.normalise_obs:
+        vec_env = VecNormalize(vec_env, training=False, norm_reward=False)
+    return make_algorithm(settings.agent, vec_env, None, settings.seed, policy_device(settings))
+
+
+class _Spaces(gym.Env):
+    """Has the spaces of an environment and nothing else: building an algorithm must not touch the real one."""
+
+    def __init__(self, env: gym.Env) -> None:
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+
+
+def option(options: Mapping[str, Any], key: str, low: float) -> float:
+    """Return a positive number among the options.
+
+    Raises:
+        ConfigError: It is not a number, or below ``low``.
+    """
+    value = options[key]
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value < low:
+        raise ConfigError(f"{key} must be a number >= {low:g}, got {value!r}")
+    return value

@@ -1,0 +1,87 @@
+"""``vlmreward record``: MP4 and GIF of an agent, with goal, reward curve and true success on the pictures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from vlmreward.cli.arguments import parse_arguments
+from vlmreward.cli.train import refuse_words
+
+
+def main(argv: list[str]) -> int:
+    """Run the command and return its exit code."""
+    arguments = parse_arguments(argv)
+    refuse_words("record", arguments)
+    if "cfg" in arguments.flags and "run" not in arguments.literals:
+        from vlmreward.cli.compose import compose
+
+        print(yaml.safe_dump(compose("record", arguments), sort_keys=False, allow_unicode=True), end="")
+        return 0
+
+    import gymnasium as gym  # what follows loads torch
+
+    from vlmreward.agents.evaluation import run_episodes
+    from vlmreward.agents.progress import Progress
+    from vlmreward.cli.build import build_scoring, set_threads
+    from vlmreward.cli.environments import explain_render_error, settle_rendering
+    from vlmreward.cli.load_run import find_subject, load_policy, option
+    from vlmreward.cli.pictures import TakePictures, fine_twin, make_clip, picture_stride
+    from vlmreward.cli.run_folder import run_name
+    from vlmreward.video.episodes import write_clips
+    from vlmreward.wrappers.scoring import FrameScorer
+
+    subject = find_subject("record", arguments)
+    settings, options = subject.settings, subject.options
+    if "cfg" in arguments.flags:
+        print(yaml.safe_dump({**options, "run_settings": settings.to_config()}, sort_keys=False, allow_unicode=True))
+        return 0
+    if subject.note:
+        print(f"note: {subject.note}", file=sys.stderr)
+    size, most = int(option(options, "size", 0)), option(options, "fps", 1)
+    set_threads(settings)
+    settle_rendering(settings.env.id)
+    twin = fine_twin(settings.env, size)
+    env: gym.Env = settings.env.factory()()
+    try:
+        stride, fps = picture_stride(env, most)
+        camera = TakePictures(env, twin() if twin else None, stride)
+        env = camera
+        policy, _ = load_policy(subject, 1, camera)
+        scoring = build_scoring(settings)
+        scorer = FrameScorer(scoring.encoder, scoring.model, 1, " / ".join(settings.goal))
+        with Progress("recording", options["episodes"], unit="episodes") as progress:
+            try:
+                episodes = run_episodes(
+                    [camera],
+                    policy,
+                    options["episodes"],
+                    options["seed"],
+                    scorer,
+                    settings.encode_batch,
+                    lambda _: progress.update(len(camera.episodes)),
+                )
+            except gym.error.Error as e:
+                raise explain_render_error(settings.env.id, e) from e
+    finally:
+        env.close()
+    clips = [make_clip(shots, episode, stride) for shots, episode in zip(camera.episodes, episodes, strict=True)]
+    agent = settings.agent["name"] if options["policy"] == "agent" else options["policy"]
+    name = run_name(settings).replace(f"__{settings.agent['name']}__", f"__{agent}__")
+    written = write_clips(
+        Path(str(options["out"])) / name,
+        clips,
+        " | ".join(settings.goal),
+        fps,
+        note=f"{settings.env.name}, {agent}, {settings.encoder['name']}",
+        formats=list(options["formats"]),
+    )
+    for number, episode in enumerate(episodes, 1):
+        words = {True: "yes", False: "no", None: "null"}[episode.success[-1]]
+        vlm = "not scored" if episode.vlm_return is None else f"{episode.vlm_return:.4g}"
+        print(f"episode {number}: success {words}, VLM return {vlm}, environment return {sum(episode.env_rewards):.4g}")
+    for path in written.values():
+        print(f"video: {path}")
+    return 0
