@@ -44,14 +44,14 @@ class FitSettings:
         bag_of_words: Control: mean of token embeddings instead of the transformer.
     """
 
-    steps: int = 2000
+    steps: int = 1000
     images: int = 192
     texts: int = 160
     learning_rate: float = 2e-3
     text_rate: float = 0.15
     temperature: float = 0.08
     slope: float = 1.0
-    distil: float = 0.5
+    distil: float = 1.0
     shuffled: bool = False
     skip: tuple[str, ...] = ()
     bag_of_words: bool = False

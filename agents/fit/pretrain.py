@@ -51,7 +51,7 @@ class PretrainSettings:
     general: int = 110_000
     frames: int = 60_000
     phrasings: int = 2000
-    distil_steps: int = 2400
+    distil_steps: int = 4000
     pictures: dict[str, int] = field(
         default_factory=lambda: {"cartpole": 14_000, "mountaincar": 9_000, "humanoid": 16_000}
     )
