@@ -96,10 +96,19 @@ def choose_precision(devices: Sequence[torch.device], precision: Precision) -> P
         raise ConfigError("precision fp16 is some 50 times slower on a CPU than fp32: use precision=auto")
     if precision != "auto":
         return precision
-    capability = min((torch.cuda.get_device_capability(d) for d in devices if d.type == "cuda"), default=(99, 0))
-    if capability >= (8, 0):
-        return "bf16" if not on_cpu or cpu_has_bf16() else "fp32"
-    return "fp16" if capability >= (7, 0) and not on_cpu else "fp32"
+    formats: set[Precision] = {_fastest(d) for d in devices}
+    if len(formats) == 1:
+        return formats.pop()
+    return "fp32" if on_cpu or "fp32" in formats else "fp16"  # every GPU with bf16 has fp16 too
+
+
+def _fastest(device: torch.device) -> Precision:
+    if device.type == "cpu":
+        return "bf16" if cpu_has_bf16() else "fp32"
+    major, _ = torch.cuda.get_device_capability(device)
+    if major >= 8:
+        return "bf16"
+    return "fp16" if major == 7 else "fp32"
 
 
 def cast_tower(tower: torch.nn.Module, precision: Precision) -> torch.nn.Module:
@@ -136,7 +145,7 @@ class Uploader:
         self._on_gpu = device.type == "cuda"
         self._staged = self._on_gpu if staged is None else staged
         self._buffers: list[torch.Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
-        self._copied: list[torch.cuda.Event | None] = [None, None]
+        self._copied = [torch.cuda.Event(), torch.cuda.Event()] if self._on_gpu else []
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
         self._turn = 0
 
@@ -147,9 +156,8 @@ class Uploader:
                 frames = np.array(frames, order="C")  # torch takes neither negative strides nor read-only memory
             return torch.from_numpy(frames)
         self._turn = turn = 1 - self._turn
-        copied = self._copied[turn]
-        if copied is not None:
-            copied.synchronize()  # the last copy out of this buffer must be over before it is filled again
+        if self._copied:
+            self._copied[turn].synchronize()  # the last copy out of this buffer must be over before it is filled again
         if self._buffers[turn].numel() < frames.size:
             self._buffers[turn] = torch.empty(frames.size, dtype=torch.uint8, pin_memory=self._on_gpu)
         host = self._buffers[turn][: frames.size].view(frames.shape)
@@ -158,7 +166,7 @@ class Uploader:
             return host.to(self.device, copy=True)
         with torch.cuda.stream(self._stream):
             moved = host.to(self.device, non_blocking=True)
-            self._copied[turn] = self._stream.record_event()
+            self._copied[turn].record(self._stream)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
         moved.record_stream(current)  # its memory belongs to the copy stream: not to be reused before this one is done

@@ -1,6 +1,6 @@
 """From uint8 frames to what an image tower takes, a whole batch at a time and on the frames' own device.
 
-The result is that of open_clip's own transform (PIL, one picture at a time) to within one step of 255: see
+The result is that of open_clip's own transform (PIL, one picture at a time) to within two steps of 255: see
 ``tests/encoders/test_preprocess.py``. On a CPU the resize works on uint8; on a GPU, whose kernels know no uint8,
 it works on float32 in two passes that are rounded as the uint8 one rounds.
 """

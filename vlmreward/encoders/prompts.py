@@ -11,13 +11,16 @@ from vlmreward.errors import ConfigError, PromptError
 
 
 class Tokenizer(Protocol):
-    """What turns prompts into token ids: open_clip's tokenizers, or any object with these two.
+    """What turns prompts into token ids: open_clip's tokenizers, or any object with these.
 
     A tokenizer that is neither open_clip's ``SimpleTokenizer`` (``encode``) nor built on Hugging Face's (``tokenizer``)
     must have ``count(text) -> int``: the number of tokens with the special ones, before any cut.
     """
 
-    context_length: int
+    @property
+    def context_length(self) -> int | None:
+        """Number of tokens that the model reads, with the special ones."""
+        ...
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
         """Return token ids, int64, shape (M, context_length)."""
@@ -62,12 +65,15 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str], encoder: str) -> torch.
 
     Raises:
         PromptError: There are no prompts, or one is empty or longer than the context.
+        ConfigError: The tokenizer does not say how much the model reads.
     """
     if isinstance(texts, str):
         raise PromptError(f"prompts must be a list of texts, got the text {texts[:40]!r}: put it into a list")
     if len(texts) == 0:
         raise PromptError("no prompts were given: give at least one text")
     limit = tokenizer.context_length
+    if limit is None:
+        raise ConfigError(f"tokenizer {type(tokenizer).__name__} has no context_length: set the model's")
     nothing = count_tokens(tokenizer, "")
     for text in texts:
         if not isinstance(text, str):

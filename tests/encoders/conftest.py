@@ -1,0 +1,71 @@
+"""Tiny architectures for open_clip, so that a test builds a model in milliseconds."""
+
+import json
+import logging
+
+import numpy as np
+import open_clip
+import pytest
+
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+ARCHITECTURES = {
+    "tiny-vit": {"image_size": 48, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+    "tiny-resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None, "head_width": 64},
+}
+# its tokenizer comes from the Hub, as that of the SigLIP models does
+ARCHITECTURES["tiny-siglip"] = ARCHITECTURES["tiny-vit"]
+HUB_TEXT = TEXT | {"hf_tokenizer_name": "nobody/no-tokenizer", "tokenizer_kwargs": {"clean": "canonicalize"}}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny_models(tmp_path_factory):
+    """Make the names in ``ARCHITECTURES`` known to open_clip."""
+    folder = tmp_path_factory.mktemp("architectures")
+    for name, vision in ARCHITECTURES.items():
+        text = HUB_TEXT if name == "tiny-siglip" else TEXT
+        (folder / f"{name}.json").write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(folder)
+    yield
+    open_clip.factory._MODEL_CONFIG_PATHS.remove(folder)
+    for name in ARCHITECTURES:
+        del open_clip.factory._MODEL_CONFIGS[name]
+
+
+@pytest.fixture(autouse=True)
+def quiet_open_clip(monkeypatch):
+    """Open_clip warns of random weights on the root logger each time, which here is what is wanted."""
+    monkeypatch.setattr(logging, "warning", lambda *_args: None)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory):
+    """Files of a Hugging Face tokenizer: one token per word and one at the end."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"[UNK]": 0, "[PAD]": 1, "[END]": 2, "a": 3, "cart": 4, "pole": 5, "on": 6}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.post_processor = tokenizers.processors.TemplateProcessing(single="$A [END]", special_tokens=[("[END]", 2)])
+    folder = tmp_path_factory.mktemp("tokenizer")
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", eos_token="[END]", model_max_length=8
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def frames():
+    """Return a function that makes N smooth, different pictures, uint8."""
+
+    def make(n, height=60, width=80, seed=0):
+        rng = np.random.default_rng(seed)
+        y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+        waves = [np.sin(2 * np.pi * (a * y + b * x + c)) for a, b, c in rng.uniform(0, 3, (3 * n, 3))]
+        noise = rng.normal(0, 10, (n, height, width, 3))
+        return (
+            (127 + 100 * np.stack(waves).reshape(n, 3, height, width).transpose(0, 2, 3, 1) + noise)
+            .clip(0, 255)
+            .astype(np.uint8)
+        )
+
+    return make
