@@ -154,9 +154,9 @@ class CheckpointStore:
         manifest = self._manifest(path)
         shared = [StoredFile(**file) for file in manifest["shared"]]
         for file in [StoredFile(**f) for f in manifest["files"]]:
-            verify_file(path / file.name, file, self._advice(path))
+            self._verify(path, path / file.name, file)
         for file in shared if with_shared else []:
-            verify_file(self.folder / file.name, file, self._advice(path))
+            self._verify(path, self.folder / file.name, file)
         return read_tree(path), manifest["meta"], shared
 
     def prune(self) -> None:
@@ -209,6 +209,17 @@ class CheckpointStore:
             raise CheckpointError(f"checkpoint {path} is damaged ({MANIFEST}): {self._advice(path)}") from e
         return manifest
 
+    def _verify(self, checkpoint: Path, file: Path, expected: StoredFile) -> None:
+        if not file.is_file():
+            harm = "is missing"
+        elif file.stat().st_size != expected.size or _digest(file) != expected.digest:
+            harm = "has changed"
+        else:
+            return
+        raise CheckpointError(
+            f"checkpoint {checkpoint} is damaged ({expected.name} {harm}): {self._advice(checkpoint)}"
+        )
+
     def _advice(self, path: Path) -> str:
         older = [name for name in self.names() if name < path.name]
         if older:
@@ -219,18 +230,6 @@ class CheckpointStore:
 def describe_file(path: Path, name: str) -> StoredFile:
     """Return the size and BLAKE2 sum of a file."""
     return StoredFile(name, path.stat().st_size, _digest(path))
-
-
-def verify_file(path: Path, expected: StoredFile, advice: str) -> None:
-    """Check a file's size and sum.
-
-    Raises:
-        CheckpointError: It is missing or differs.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path.parent} is damaged ({path.name} is missing): {advice}")
-    if path.stat().st_size != expected.size or _digest(path) != expected.digest:
-        raise CheckpointError(f"checkpoint {path.parent} is damaged ({path.name} has changed): {advice}")
 
 
 def sync(path: Path) -> None:

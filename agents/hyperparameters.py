@@ -87,6 +87,8 @@ def _check_type(name: str, key: str, value: Any, default: Any) -> None:
         if not isinstance(value, bool):
             raise ConfigError(f"agent.{key} of {name} must be true or false, got {value!r}")
     elif isinstance(default, (int, float)):
+        if key == "train_freq" and isinstance(value, (list, tuple)):
+            return
         text_allowed = key in SCHEDULED or key == "ent_coef"
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number and not (text_allowed and isinstance(value, str)):
