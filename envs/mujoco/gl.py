@@ -228,7 +228,8 @@ def make_context(width: int, height: int) -> GLContext:
     load_triton_first()
     _first_context_pid = os.getpid()
     try:
-        return _context_class(backend)(width, height)
+        with restoring_context():  # making one forgets which one is current
+            return _context_class(backend)(width, height)
     except Exception as e:  # each back end raises its own kinds (AttributeError, ImportError, GLError, ...)
         raise RenderingError(
             f"{backend} worked in a check and fails now ({type(e).__name__}: {e}): unset {CHECKED} and start again"
@@ -253,25 +254,24 @@ def load_triton_first() -> None:
 
 
 @contextlib.contextmanager
-def current(gl: GLContext) -> Iterator[None]:
-    """Make a context current for a block, then give the thread back the one it had (EGL), or none.
+def restoring_context() -> Iterator[None]:
+    """Give the thread back the GL context it has now, or none, at the end of a block (EGL).
 
     So a renderer can be used from one thread after another, and Gymnasium's own renderers, which make their context
-    current only once, keep working beside ours.
+    current only once, keep working beside ours. OSMesa can't tell where its current context draws to: nothing is done.
     """
     if loaded_backend() != "egl":
-        gl.make_current()  # OSMesa can't tell the buffer of the context before
         yield
         return
-    egl = importlib.import_module("mujoco.egl")
-    before = egl.EGL.eglGetCurrentContext()
-    gl.make_current()
+    module = importlib.import_module("mujoco.egl")
+    egl = module.EGL
+    before = egl.eglGetCurrentContext()
     try:
         yield
     finally:
-        egl.EGL.eglMakeCurrent(
-            egl.EGL_DISPLAY, egl.EGL.EGL_NO_SURFACE, egl.EGL.EGL_NO_SURFACE, before or egl.EGL.EGL_NO_CONTEXT
-        )
+        if module.EGL_DISPLAY is not None:
+            none = egl.EGL_NO_SURFACE
+            egl.eglMakeCurrent(module.EGL_DISPLAY, none, none, before or egl.EGL_NO_CONTEXT)
 
 
 def _context_class(backend: str) -> type:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vlmreward.envs.mujoco.gl import GLContext, current, import_mujoco, make_context
+from vlmreward.envs.mujoco.gl import GLContext, import_mujoco, make_context, restoring_context
 from vlmreward.errors import ConfigError, RenderingError
 from vlmreward.registry import suggest
 from vlmreward.types import Frames
@@ -149,7 +149,8 @@ class Renderer:
         self._pixels = np.empty((height, width, 3), np.uint8)
         self._pid = os.getpid()
         self._gl = make_context(width, height)
-        with current(self._gl):
+        with restoring_context():
+            self._gl.make_current()
             self._context = self._make_mjr_context()
         _close_at_exit()
         _open_renderers.add(self)
@@ -171,7 +172,8 @@ class Renderer:
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, camera.to_mjv(), mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
-        with current(gl):
+        with restoring_context():
+            gl.make_current()
             mujoco.mjr_render(self._rect, self._scene, self._context)
             mujoco.mjr_readPixels(self._pixels, None, self._rect, self._context)
         check_not_constant(self._pixels)
@@ -179,7 +181,9 @@ class Renderer:
 
     def upload_textures(self) -> None:
         """Take over pixels of textures that were changed in the model since they were last uploaded."""
-        with current(self._live_context()):
+        gl = self._live_context()
+        with restoring_context():
+            gl.make_current()
             for texture in range(self._model.ntex):
                 mujoco.mjr_uploadTexture(self._model, self._context, texture)
 
@@ -193,10 +197,11 @@ class Renderer:
         if self._pid != os.getpid():
             _inherited.append((gl, context))  # they belong to the parent process: keep them, never free them
             return
-        with current(gl):  # what MjrContext frees are numbers of the *current* context
+        with restoring_context():
+            gl.make_current()  # what MjrContext frees are numbers of the *current* context
             if context is not None:
                 context.free()
-            gl.free()  # inside, because it also makes the thread forget the context that was current before
+            gl.free()
 
     def _live_context(self) -> GLContext:
         """Return the GL context.

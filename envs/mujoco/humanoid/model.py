@@ -31,8 +31,8 @@ JOINTS = (
 )  # fmt: skip
 ROOT = 7  # qpos starts with the free joint of the torso: position (3), quaternion (4)
 _EXTENT = 4.0  # metres; the stock model has it
-_STIFFNESS = 2.0  # position control: share of the largest torque per radian of error
-_DAMPING = 0.1  # position control: seconds; damping = stiffness * this
+_STIFFNESS = 10.0  # position control: share of the largest torque per radian of error
+_DAMPING = 0.06  # position control: seconds; damping = stiffness * this
 
 
 def gear(joint: str) -> float:
@@ -113,6 +113,8 @@ def _change_looks(root: ET.Element) -> None:
 
 def _replace_motors(root: ET.Element) -> None:
     """Replace each torque motor by a servo of the same largest torque."""
+    # the stock Runge-Kutta method diverges on the servos' damping at this time step
+    _find(root, "option").set("integrator", "implicitfast")
     actuator = _find(root, "actuator")
     for motor in list(actuator):
         actuator.remove(motor)

@@ -75,7 +75,7 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
         Variant("knees", ("on_knees", "in_lap", "hanging"), legs=(-8, -10, -60, -150), bend=6),
     ),
     "lotus": (
-        Variant("seat", ("on_knees", "in_lap", "ready", "sideways"), legs=(3, -57, -62, -157), trunk=(0, -68, 0)),
+        Variant("seat", ("on_knees", "in_lap", "ready", "sideways"), legs=(3, -57, -50, -157), trunk=(0, -72, 0)),
     ),
     "standing": (Variant("feet", _FREE_ARMS[:4], legs=_STAND, bend=16),),
     "arms_raised": (Variant("feet", ("raised", "raised_wide"), legs=_STAND, bend=8),),

@@ -76,12 +76,12 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {
         Criterion("knee_gap", -inf, 0.55, 0.5),
     ),
     "lotus": (
-        Criterion("torso_tilt", -inf, 35, 90),
+        Criterion("torso_tilt", -inf, 45, 90),
         Criterion("pelvis_clearance", -inf, 0.10, 0.8),
         *_both("knee_flexion", 120, inf, 120),
         Criterion("feet_gap", -inf, 0.35, 0.6),
         Criterion("knee_gap", 0.45, inf, 0.4),
-        Criterion("high_knee_clearance", -inf, 0.30, 0.4),
+        Criterion("high_knee_clearance", -inf, 0.35, 0.4),
         *_both("foot_clearance", -inf, 0.15, 0.5),
     ),
     "standing": (*_UP, *_ON_BOTH_FEET),
@@ -159,8 +159,8 @@ TASKS: dict[str, Task] = dict(
         _task(
             "lotus",
             "a humanoid robot seated down, meditating in the lotus position",
-            "Bottom within 10 cm of the ground, torso within 35 degrees of upright, both knees bent by at least 120 "
-            "degrees, at least 45 cm apart and below 30 cm, feet on the ground and within 35 cm of each other (an "
+            "Bottom within 10 cm of the ground, torso within 45 degrees of upright, both knees bent by at least 120 "
+            "degrees, at least 45 cm apart and below 35 cm, feet on the ground and within 35 cm of each other (an "
             "approximation: the hips can't put the feet on the thighs).",
         ),
         _task("standing", "a humanoid robot standing up", f"Standing: {_STANDING}."),
