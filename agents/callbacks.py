@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from vlmreward.agents.checkpointer import Checkpointer
 from vlmreward.agents.episode_log import EpisodeLog
+from vlmreward.agents.last_step import LastStep, find_last_step
 from vlmreward.agents.progress import Progress
 from vlmreward.errors import ConfigError
 from vlmreward.wrappers.scorer import Scorer
@@ -106,12 +107,14 @@ class TrainingCallback(BaseCallback):
         self._scorer, self._checkpointer, self._episodes, self._clock = scorer, checkpointer, episodes, clock
         self._progress, self._cadence, self._stop, self._select = progress, cadence, stop, select
         self.safe_timesteps = 0  # environment steps whose results are in the algorithm's state
+        self._last_step: LastStep | None = None
         self._next: dict[str, int] = {}
         self._update_began: float | None = None
         self._tick = time.perf_counter()
 
     def _on_training_start(self) -> None:
         self._tick = time.perf_counter()
+        self._last_step = find_last_step(self.training_env)
         self._scorer.reset_stats()
         done = self.model.num_timesteps
         self._next = {
@@ -137,7 +140,8 @@ class TrainingCallback(BaseCallback):
             self.save()
 
     def _on_step(self) -> bool:
-        self._episodes.note_step(self._scorer.last_ticket, self.locals["dones"], self.locals["infos"])
+        assert self._last_step is not None, "learn() starts training before it steps"
+        self._episodes.note_step(self._scorer.last_ticket, self._last_step.dones, self._last_step.infos)
         if self._stop.requested:
             if getattr(self.model, "replay_buffer", None) is not None:
                 # all that was collected is in the buffer, except this step

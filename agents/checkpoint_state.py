@@ -100,7 +100,7 @@ def restore_random(model: BaseAlgorithm, state: dict[str, Any]) -> None:
 
 def _counters(model: BaseAlgorithm) -> dict[str, int | float | bool]:
     """Return the numbers that change while learning: those that are no argument of the constructor."""
-    arguments = {name for cls in type(model).__mro__ for name in inspect.signature(cls.__init__).parameters}
+    arguments = {name for cls in type(model).__mro__ for name in inspect.signature(cls).parameters}
     return {
         name: value
         for name, value in vars(model).items()

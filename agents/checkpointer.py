@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from vlmreward.agents.checkpoint import CheckpointStore
+from vlmreward.agents.checkpoint import CheckpointStore, StoredFile
 from vlmreward.agents.checkpoint_replay import ReplayChunks
 from vlmreward.agents.checkpoint_state import capture, restore
 from vlmreward.agents.metrics import JsonLinesWriter
@@ -61,10 +61,11 @@ class Checkpointer:
         Raises:
             StorageError: It can't be written.
         """
-        state = self._state(num_timesteps)
-        shared = []
-        if self._replay is not None:
-            state["replay"], shared = self._replay.save()
+        rows: dict[str, Any] = {}
+        shared: list[StoredFile] = []
+        if self._replay is not None:  # first: it scores what waits, and that moves the reward's statistics
+            rows, shared = self._replay.save()
+        state = {**self._state(num_timesteps), "replay": rows}
         return self.store.save(num_timesteps, state, self._meta(num_timesteps), shared)
 
     def offer_best(self, num_timesteps: int, value: float | None) -> None:

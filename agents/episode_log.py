@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vlmreward.wrappers.scorer import Scorer
 
@@ -48,7 +49,7 @@ class EpisodeLog:
         self.total = 0
         self._success: dict[tuple[int, int], bool | None] = {}
 
-    def note_step(self, ticket: int, dones: Sequence[bool], infos: Sequence[Mapping[str, Any]]) -> None:
+    def note_step(self, ticket: int, dones: npt.ArrayLike, infos: Sequence[Mapping[str, Any]]) -> None:
         """Remember the true success of the episodes that this vec step ended."""
         for env in np.flatnonzero(dones).tolist():
             success = infos[env].get(SUCCESS_KEY)

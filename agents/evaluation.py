@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from vlmreward.agents.policies import Policy
-from vlmreward.types import FloatArray, Frames
+from vlmreward.types import Frames
 from vlmreward.wrappers.capture_frames import CONSTANT_FRAME, is_constant, render_frame
 from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, gather
 
@@ -191,7 +191,7 @@ def proportion(count: int, total: int) -> dict[str, float]:
 
 def mean_interval(values: Sequence[float]) -> dict[str, float]:
     """Return a mean with its 95 % interval (normal approximation) and the standard deviation of the values."""
-    array: FloatArray = np.asarray(values, dtype=np.float64)  # type: ignore[assignment]
+    array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
     std = float(array.std(ddof=1)) if len(array) > 1 else 0.0
     half = Z95 * std / math.sqrt(len(array))

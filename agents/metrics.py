@@ -73,6 +73,7 @@ def make_logger(run_dir: Path, lines: int = 0, from_step: int = 0) -> tuple[Logg
         lines: Lines of an existing ``metrics.jsonl`` to keep.
         from_step: Step that the run goes on from.
     """
+    run_dir.mkdir(parents=True, exist_ok=True)
     lines_writer = JsonLinesWriter(run_dir / "metrics.jsonl", lines)
     formats: list[KVWriter] = [lines_writer, TensorBoardWriter(run_dir / "tensorboard", from_step)]
     return Logger(folder=None, output_formats=formats), lines_writer

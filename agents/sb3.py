@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from vlmreward.agents.catalogue import AgentSpec, get_agent, list_agents
 from vlmreward.agents.hyperparameters import build_action_noise, check_hyperparameters
+from vlmreward.agents.last_step import LastStep
 from vlmreward.errors import ConfigError
 from vlmreward.optional import require_package
 from vlmreward.wrappers.checks import check_vec_env
@@ -45,6 +46,7 @@ def prepare_env(vec_env: VecEnv, spec: AgentSpec, normalise_obs: bool, gamma: fl
         normalise_obs: Keep a running mean and variance of the observations.
         gamma: Discount, which ``VecNormalize`` wants to know.
     """
+    vec_env = LastStep(vec_env)
     if spec.scoring == "step":
         vec_env = VecReplaceReward(vec_env)
     if normalise_obs:

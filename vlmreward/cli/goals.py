@@ -55,9 +55,9 @@ def settle_goal(
         if default_task is None or default_task not in tasks:
             raise ConfigError('goal is not given, and this environment has none of its own: write goal="..."')
         named = default_task
-    goals = given or (tasks[named].goal,) if named is not None else given
+    goals = given if given or named is None else (tasks[named].goal,)
     likely = named if named is not None else default_task
-    if not scene and likely in tasks:
+    if not scene and likely is not None and likely in tasks:
         scene = (tasks[likely].baseline,)
     note = ""
     if named is None:

@@ -10,7 +10,7 @@ import gymnasium as gym
 
 from vlmreward.agents.callbacks import Cadence, Clock, StopRequest, TrainingCallback, TrainingStopped
 from vlmreward.agents.checkpoint_state import capture_random, restore_random
-from vlmreward.agents.checkpointer import Checkpointer
+from vlmreward.agents.checkpointer import Checkpointer, Stateful
 from vlmreward.agents.episode_log import EpisodeLog
 from vlmreward.agents.evaluation import run_episodes, summarise
 from vlmreward.agents.metrics import make_logger
@@ -59,7 +59,7 @@ class Session:
         resumable = run.checkpoints.find("last") if run.checkpoints.names() else None
         meta: dict[str, Any] = run.checkpoints.load(resumable)[1] if resumable else {}
         logger, metrics = make_logger(run.path, meta.get("metrics_lines", 0), meta.get("num_timesteps", 0))
-        parts = {"clock": clock, "episodes": episodes}
+        parts: dict[str, Stateful] = {"clock": clock, "episodes": episodes}
         checkpointer = Checkpointer(run.checkpoints, model, self.training.scorer, parts, metrics)
         if resumable:
             checkpointer.resume(resumable)
