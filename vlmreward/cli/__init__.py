@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vlmreward.cli.train", "train an agent from a text goal"),
     "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
     "record": ("vlmreward.cli.record", "record evaluation videos"),
-    "list": ("vlmreward.cli.list", "list envs, tasks, encoders, rewards or agents"),
+    "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
 }

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from vlmreward.cli.arguments import parse_arguments
+from vlmreward.cli.compose import compose
+from vlmreward.cli.groups import list_groups
+from vlmreward.cli.settings import TrainSettings, change_for_resume, change_goal, resolve
+from vlmreward.errors import CheckpointError, ConfigError, UnknownNameError
+
+
+def settle(*argv: str) -> TrainSettings:
+    return resolve(compose("train", parse_arguments(["env=cartpole", *argv])))[0]
+
+
+def test_measured_settings_stand_under_the_users() -> None:
+    composed = compose("train", parse_arguments(["env=cartpole", "agent.gamma=0.5"]))
+    measured = composed["env"]["agents"]["ppo"]
+    settings = resolve(composed)[0]
+    assert settings.agent["gamma"] == 0.5 != measured["gamma"]
+    assert settings.agent["n_steps"] == measured["n_steps"]
+    assert (settings.total_timesteps, settings.n_envs) == (measured["total_timesteps"], measured["n_envs"])
+    assert "n_envs" not in settings.agent
+    assert "total_timesteps" not in settings.agent
+    assert settle("total_timesteps=77", "n_envs=2").total_timesteps == 77
+
+
+def test_measured_settings_are_those_of_the_chosen_algorithm() -> None:
+    settings = settle("agent=dqn")
+    assert settings.agent["name"] == "dqn"
+    assert "n_epochs" not in settings.agent
+    assert settle("agent=a2c").agent == {"name": "a2c", "policy": "MlpPolicy"}
+
+
+def test_config_file_gives_the_same_settings_back() -> None:
+    settings = settle(
+        "goal=it's, a [goal] = ${x} 倒立", "goal=two", "eval.every=500", "agent.policy_kwargs.net_arch=[8]"
+    )
+    text = yaml.safe_dump(settings.to_config(), allow_unicode=True)
+    assert TrainSettings.from_config(yaml.safe_load(text)) == settings
+
+
+@pytest.mark.parametrize("option", [o for o in list_groups()["env"] if o != "gym"])
+def test_every_environment_resolves_and_its_measured_settings_are_real(option: str) -> None:
+    from vlmreward.agents.catalogue import get_agent
+    from vlmreward.agents.hyperparameters import check_hyperparameters
+    from vlmreward.agents.sb3 import load_algorithm
+
+    composed = compose("train", parse_arguments([f"env={option}"]))
+    assert resolve(composed)[0].env.task is not None
+    for name in composed["env"]["agents"]:
+        settings = resolve(compose("train", parse_arguments([f"env={option}", f"agent={name}"])))[0]
+        hyperparameters = {k: v for k, v in settings.agent.items() if k != "name"}
+        check_hyperparameters(name, load_algorithm(get_agent(name)), hyperparameters)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=-1", "seed must be a whole number >= 0, got -1"),
+        ("seed=one", "seed must be a whole number >= 0, got 'one'"),
+        ("total_timesteps=1.5", "total_timesteps must be a whole number >= 1, got 1.5"),
+        ("n_envs=-3", "n_envs must be a whole number >= 1, got -3"),
+        ("encode_batch=0", "encode_batch must be a whole number >= 1, got 0"),
+        ("checkpoint_every=-5", "checkpoint_every must be a whole number >= 1, got -5"),
+        ("eval.episodes=0", "eval.episodes must be a whole number >= 1, got 0"),
+        ("eval.every=often", "eval.every must be a whole number >= 1, got 'often'"),
+        ("subprocess=maybe", "subprocess must be true or false, got 'maybe'"),
+        ("threads=many", "threads must be a whole number >= 1, got 'many'"),
+        ("env.task=lfet", "unknown env.task 'lfet': did you mean 'left'"),
+    ],
+)
+def test_value_out_of_range_names_rule_and_value(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        settle(override)
+
+
+def test_unknown_algorithm_in_a_config_suggests_the_nearest() -> None:
+    composed = compose("train", parse_arguments(["env=cartpole"]))
+    composed["agent"] = {"name": "pppo"}
+    with pytest.raises(UnknownNameError, match="did you mean 'ppo'"):
+        resolve(composed)
+
+
+def test_only_listed_settings_change_on_resume() -> None:
+    settings = settle()
+    changed = change_for_resume(settings, {"total_timesteps": 5, "device": "cpu", "eval": {"episodes": 3}})
+    assert (changed.total_timesteps, changed.device, changed.eval.episodes) == (5, "cpu", 3)
+    assert changed.eval.seed == settings.eval.seed
+    for key in ("seed", "goal", "agent.gamma", "env", "n_envs", "encode_batch"):
+        with pytest.raises(ConfigError, match=f"{key} can't change when a run is resumed, only total_timesteps"):
+            change_for_resume(settings, {key: 1})
+    with pytest.raises(ConfigError, match="unknown setting in eval"):
+        change_for_resume(settings, {"eval": {"evry": 1}})
+
+
+def ask(**changes: Any) -> dict[str, Any]:
+    return {"goal": None, "baseline": None, "env": {"task": None, "kwargs": {}}, **changes}
+
+
+def test_evaluation_may_ask_for_another_goal() -> None:
+    settings = settle("goal=dance")
+    assert change_goal(settings, ask()) == (settings, "")
+    assert settings.env.task is None
+    left, note = change_goal(settings, ask(goal=["cart at the left end of the track"]))
+    assert (left.env.task, left.goal, note) == ("left", ("cart at the left end of the track",), "")
+    by_task, _ = change_goal(settings, ask(env={"task": "right", "kwargs": {"start": "upright"}}))
+    assert by_task.goal == ("cart at the right end of the track",)
+    assert by_task.env.kwargs == {**settings.env.kwargs, "start": "upright"}
+
+
+def test_other_baseline_keeps_goal_and_task() -> None:
+    settings = settle("goal=dance", "env.task=left")
+    changed, _ = change_goal(settings, ask(baseline=["a scene"]))
+    assert (changed.goal, changed.baseline, changed.env.task) == (("dance",), ("a scene",), "left")
+
+
+def test_damaged_config_is_a_checkpoint_error() -> None:
+    config = settle().to_config()
+    del config["env"]
+    with pytest.raises(CheckpointError, match=r"config\.yaml of the run is damaged"):
+        TrainSettings.from_config(config)
+    with pytest.raises(CheckpointError, match=r"config\.yaml of the run is damaged"):
+        TrainSettings.from_config({**settle().to_config(), "new": 1})
+
+
+def test_factory_gives_the_task_only_to_environments_that_have_some() -> None:
+    settings = settle("env.task=left")
+    assert settings.env.factory(width=32).kwargs["task"] == "left"
+    assert settings.env.factory(width=32).kwargs["width"] == 32
+    assert "task" not in replace(settings.env, has_tasks=False).factory().kwargs
