@@ -5,7 +5,6 @@ This module is imported by every worker process: it needs NumPy and Gymnasium, n
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from vlmreward.errors import FramesError, RenderingError
 from vlmreward.types import Frames
 from vlmreward.wrappers.frame_ring import FREE, RESET, STEP, FrameRing, RingSpec
-from vlmreward.wrappers.worker_errors import pack_error
+from vlmreward.wrappers.worker_process import exit_with_parent, ignore_ctrl_c, pack_error
 
 ENV_REWARD_KEY = "env_reward"
 """Key in ``info`` of the environment's own reward, a float."""
@@ -180,7 +179,7 @@ class CaptureFactory:
     Args:
         env_fn: Builds the environment.
         remote: True in a worker process: a failure is carried to the main process instead of killing the worker,
-            and Ctrl-C, which reaches every process of the terminal, is left to the main process.
+            which ends with the main process and not by Ctrl-C.
     """
 
     def __init__(self, env_fn: EnvFn, remote: bool) -> None:
@@ -191,7 +190,8 @@ class CaptureFactory:
         """Build the environment."""
         if not self.remote:
             return CaptureFrames(self.env_fn())
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ignore_ctrl_c()
+        exit_with_parent()
         try:
             return CaptureFrames(self.env_fn())
         except Exception as e:

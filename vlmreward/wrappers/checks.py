@@ -27,11 +27,10 @@ def check_vec_env(vec_env: VecEnv) -> None:
     Raises:
         ConfigError: ``VecNormalize(norm_reward=True)`` would normalise zeros.
     """
-    if find_capture(vec_env) is None:
-        return
-    for layer in _layers(vec_env):
-        if isinstance(layer, VecReplaceReward):
-            return  # real rewards come out of it
+    layers = list(_layers(vec_env))
+    if find_capture(vec_env) is None or any(isinstance(layer, VecReplaceReward) for layer in layers):
+        return  # rewards are not scored later
+    for layer in layers:
         if isinstance(layer, VecNormalize) and layer.norm_reward:
             raise ConfigError(
                 "VecNormalize(norm_reward=True) sees only placeholders where rewards are scored later: "

@@ -132,8 +132,8 @@ class FrameScorer:
     def __init__(self, encoder: Encoder | None, reward_model: RewardModel, n_envs: int, instruction: str = "") -> None:
         needs, context = set(reward_model.needs), reward_model.context
         self._whole = context in ("prefix", "episode")  # the model sees episodes from their start, not single rows
-        self._previous = "previous" in needs or context in ("pair", "prefix")
-        self._initial = "initial" in needs or context == "prefix"
+        self._previous = "previous" in needs or context == "pair"
+        self._initial = "initial" in needs
         self._pixels = "frames" in needs
         self._embed = bool(needs & {"embeddings", "initial", "previous"}) or not self._pixels or self._previous
         if self._embed and encoder is None:
@@ -257,27 +257,31 @@ class FrameScorer:
     ) -> tuple[np.ndarray, FloatArray, BoolArray, dict[int, str]]:
         """Score episodes from their start, and return the rows that are new."""
         rows: list[np.void] = [row for row, _ in lost]
-        raw, valid, why = [0.0] * len(lost), [False] * len(lost), [reason for _, reason in lost]
+        raw, why = [0.0] * len(lost), [reason for _, reason in lost]
         for segment in segments:
-            before = np.maximum(np.arange(len(segment.rows)) - 1, 0)
+            steps = segment.rows["step"]
+            before = np.maximum(np.arange(len(steps)) - 1, 0)
             result = self._ask(
                 segment.rows,
                 embeddings=segment.embeddings,
-                initial=np.repeat(segment.embeddings[:1], len(before), axis=0) if self._initial else None,
+                initial=np.repeat(segment.embeddings[:1], len(steps), axis=0) if self._initial else None,
                 previous=segment.embeddings[before] if self._previous else None,
             )
-            started = segment.rows["step"][0] == 0 or not self._initial
             for row in np.flatnonzero(segment.fresh).tolist():
+                reason = result.reasons.get(row, "")
+                if self._initial and steps[0] != 0:
+                    reason = "no valid initial frame"
+                elif self._previous and steps[row] != steps[before[row]] + 1:
+                    reason = "no valid previous frame"
                 rows.append(segment.rows[row])
-                valid.append(bool(result.valid[row] and started))
-                raw.append(float(result.reward[row]) if valid[-1] else 0.0)
-                why.append(result.reasons.get(row, "") if started else "no valid initial frame")
+                raw.append(0.0 if reason else float(result.reward[row]))
+                why.append(reason)
         order = sorted(range(len(rows)), key=lambda k: (rows[k]["ticket"], rows[k]["env"]))
         return (
             np.array([rows[k] for k in order], dtype=ROW_DTYPE),
             np.array([raw[k] for k in order], dtype=np.float32),
-            np.array([valid[k] for k in order], dtype=bool),
-            {number: why[k] for number, k in enumerate(order) if not valid[k]},
+            np.array([not why[k] for k in order], dtype=bool),
+            {number: why[k] for number, k in enumerate(order) if why[k]},
         )
 
     def _ask(
@@ -310,5 +314,6 @@ class FrameScorer:
             raise ValueError(f"{name} returned reward {reward.shape} and valid {valid.shape} for {len(rows)} rows")
         finite = np.isfinite(reward)
         reasons = {int(row): "reward is not finite" for row in np.flatnonzero(valid & ~finite)}
-        reasons |= {int(row): result.reasons.get(int(row), "refused by the model") for row in np.flatnonzero(~valid)}
+        refused = "refused by the model"
+        reasons |= {int(row): result.reasons.get(int(row)) or refused for row in np.flatnonzero(~valid)}
         return RewardBatch(np.where(valid & finite, reward, np.float32(0)), valid & finite, reasons=reasons)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from typing import Any, Literal
 
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from vlmreward.errors import ConfigError
@@ -14,7 +15,8 @@ from vlmreward.wrappers.capture_frames import CaptureFactory, EnvFn
 from vlmreward.wrappers.frame_ring import FREE, RESET, STEP, FrameRing
 from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.scoring import ROW_DTYPE
-from vlmreward.wrappers.worker_errors import unpack_error
+from vlmreward.wrappers.watched_processes import WatchedSubprocVecEnv
+from vlmreward.wrappers.worker_process import unpack_error
 
 TICKET_KEY = "score_ticket"
 """Key in ``info`` of the number under which a step's rewards are found at the scorer, an int."""
@@ -54,7 +56,7 @@ class VecCaptureFrames(VecEnvWrapper):
         if not env_fns:
             raise ConfigError("a vector environment needs at least one environment, got none")
         factories: list[EnvFn] = [CaptureFactory(env_fn, remote=subprocess) for env_fn in env_fns]
-        inner: VecEnv = SubprocVecEnv(factories, start_method) if subprocess else DummyVecEnv(factories)
+        inner: VecEnv = WatchedSubprocVecEnv(factories, start_method) if subprocess else DummyVecEnv(factories)
         try:
             shape = _frame_shape(inner, subprocess)
             ring = scorer.open_ring(inner.num_envs, shape)
@@ -65,7 +67,7 @@ class VecCaptureFrames(VecEnvWrapper):
                 scorer.release_ring()
                 raise
         except BaseException:
-            _close(inner)
+            inner.close()
             raise
         ring.seal()
         super().__init__(inner)
@@ -73,7 +75,7 @@ class VecCaptureFrames(VecEnvWrapper):
         self.ring: FrameRing = ring
         self.frame_shape = shape
         self._envs = np.arange(inner.num_envs)
-        self._slots = ring.assigned.copy()
+        self._held = ring.assigned.copy()  # slots whose frame was not submitted yet
         self._open = True
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -113,20 +115,23 @@ class VecCaptureFrames(VecEnvWrapper):
         if self._open:
             self._open = False
             self.scorer.release_ring()
-            _close(self.venv)
+            self.venv.close()
 
     def _assign(self) -> None:
-        """Give a slot to each environment that has none for its next step or its next reset."""
-        used = self.ring.assigned == FREE
-        count = int(used.sum())
-        if count:
-            self.ring.assigned[used] = self.scorer.take_slots(count)
-        self._slots = self.ring.assigned.copy()
+        """Give a slot to each environment that has none for its next step or its next reset.
+
+        After a step that failed half-way the environments get back the slots that they have filled in vain.
+        """
+        needed = self._held == FREE
+        if needed.any():
+            self._held[needed] = self.scorer.take_slots(int(needed.sum()))
+        self.ring.assigned[:] = self._held
 
     def _rows(self, kind: int, envs: np.ndarray) -> np.ndarray:
         """Return a row for the frame that each of these environments has just written."""
         assert (self.ring.assigned[envs, kind] == FREE).all(), "an environment has not written its frame"
-        slots = self._slots[envs, kind]
+        slots = self._held[envs, kind]
+        self._held[envs, kind] = FREE
         meta = self.ring.meta[slots]
         rows = np.zeros(len(envs), ROW_DTYPE)
         rows["ticket"], rows["env"], rows["slot"], rows["reset"] = -1, envs, slots, kind == RESET
@@ -148,12 +153,14 @@ class _WorkerErrors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, _BROKEN_PIPE) or not isinstance(self._inner, SubprocVecEnv):
+        if not isinstance(error, _BROKEN_PIPE) or not isinstance(self._inner, WatchedSubprocVecEnv):
             return
+        found: Exception = _dead_worker(self._inner)
         for index in range(self._ring.spec.n_envs):
             if text := self._ring.read_error(index):
-                raise unpack_error(text, index) from error
-        raise _dead_worker(self._inner) from error
+                found = unpack_error(text, index)
+        self._inner.close()  # the other workers' answers are out of step now
+        raise found from error
 
 
 def _frame_shape(inner: VecEnv, subprocess: bool) -> tuple[int, int, int]:
@@ -171,26 +178,10 @@ def _frame_shape(inner: VecEnv, subprocess: bool) -> tuple[int, int, int]:
 
 
 def _dead_worker(inner: VecEnv) -> RuntimeError:
-    processes = enumerate(getattr(inner, "processes", []))
-    codes = []
-    for index, process in processes:
-        process.join(0.5)  # the pipe breaks a moment before the exit code is there
-        if process.exitcode is not None:
-            codes.append(f"environment {index}: exit code {process.exitcode}")
-    return RuntimeError(
-        f"an environment's process died ({', '.join(codes) or 'no exit code'}); its own output says why"
-    )
-
-
-def _close(inner: VecEnv) -> None:
-    """Close environments, also when some of their processes are dead."""
-    try:
-        inner.close()
-    except _BROKEN_PIPE:
-        assert isinstance(inner, SubprocVecEnv)
-        for process in inner.processes:
-            process.terminate()
-            process.join()
-        for remote in inner.remotes:
-            remote.close()
-        inner.closed = True
+    processes = getattr(inner, "processes", [])
+    dead = wait([process.sentinel for process in processes], timeout=1)
+    for process in processes:
+        if process.sentinel in dead:
+            process.join(1)  # the sentinel tells a moment before the exit code is there
+    codes = [f"environment {k}: exit code {p.exitcode}" for k, p in enumerate(processes) if p.exitcode is not None]
+    return RuntimeError(f"an environment's process died ({', '.join(codes)}): its own output above says why")

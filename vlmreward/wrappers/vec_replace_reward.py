@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from vlmreward.errors import ConfigError
@@ -20,7 +20,8 @@ class VecReplaceReward(VecEnvWrapper):
         venv: A VecCaptureFrames, or wrappers of it.
 
     Raises:
-        ConfigError: There is no VecCaptureFrames inside, or the model can't score a step when it happens.
+        ConfigError: There is no VecCaptureFrames inside, or there is a VecNormalize, or the model can't score a step
+            when it happens.
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -28,6 +29,9 @@ class VecReplaceReward(VecEnvWrapper):
         while not isinstance(layer, VecCaptureFrames):
             if not isinstance(layer, VecEnvWrapper):
                 raise ConfigError(f"VecReplaceReward needs a VecCaptureFrames inside, got {type(layer).__name__}")
+            if isinstance(layer, VecNormalize):
+                # Off-policy algorithms store the rewards that VecNormalize was given, here the placeholders.
+                raise ConfigError("VecReplaceReward got a VecNormalize inside: put the VecNormalize around it")
             layer = layer.venv
         check_per_step(layer.scorer.reward_model)
         super().__init__(venv)

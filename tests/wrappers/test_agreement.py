@@ -1,0 +1,148 @@
+"""Every way to score gives the same rewards on the same actions: buffers, per-step wrappers, other processes."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch as th
+
+from vlmreward.rewards.transform import RewardTransform
+from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
+from vlmreward.wrappers import (
+    ReplaceReward,
+    ScoredReplayBuffer,
+    ScoredRolloutBuffer,
+    Scorer,
+    VecCaptureFrames,
+    VecReplaceReward,
+)
+
+N_ENVS, N_STEPS = 3, 40
+# A goal that some episodes reach (true ends), a limit for the others, a black frame in each.
+ENVS = [partial(PixelEnv, length=9 + env, goal=0.75, black_steps=[4]) for env in range(N_ENVS)]
+ACTIONS = np.random.default_rng(3).integers(0, 3, (N_STEPS, N_ENVS))
+ACTIONS[:, 0] = 2
+MODELS = {
+    "frame": LinearReward,
+    "pair": partial(LinearReward, context="pair"),
+    "initial": partial(LinearReward, needs=("embeddings", "initial")),
+    "prefix": partial(LinearReward, context="prefix"),
+}
+
+
+def make_transform():
+    return RewardTransform(scale=2.0, combine="add", env_weight=0.3)
+
+
+def capture(model, encode_batch=16, **kwargs):
+    scorer = Scorer(ProjectionEncoder(), model(), make_transform(), encode_batch)
+    venv = VecCaptureFrames(ENVS, scorer=scorer, **kwargs)
+    venv.seed(11)
+    return scorer, venv
+
+
+def one_by_one(model):
+    """Plain Gymnasium: every environment by itself, every step scored alone."""
+    rewards, valid = np.zeros((N_STEPS, N_ENVS)), np.zeros((N_STEPS, N_ENVS), bool)
+    for index, make in enumerate(ENVS):
+        env = ReplaceReward(make(), ProjectionEncoder(), model(), make_transform())
+        env.reset(seed=11 + index)
+        for step in range(N_STEPS):
+            _, rewards[step, index], terminated, truncated, info = env.step(ACTIONS[step, index])
+            valid[step, index] = info["reward_valid"]
+            if terminated or truncated:
+                env.reset()
+    return rewards, valid
+
+
+def through_vec_replace(model):
+    _, inner = capture(model)
+    venv = VecReplaceReward(inner)
+    venv.reset()
+    rewards, valid = [], []
+    for actions in ACTIONS:
+        _, reward, _, infos = venv.step(actions)
+        rewards.append(reward)
+        valid.append([info["reward_valid"] for info in infos])
+    return np.array(rewards), np.array(valid)
+
+
+def through_rollouts(model, rollout=10, **kwargs):
+    scorer, venv = capture(model, **kwargs)
+    space = venv.observation_space, venv.action_space
+    buffer = ScoredRolloutBuffer(rollout, *space, n_envs=N_ENVS, scorer=scorer)
+    obs, rewards, valid = venv.reset(), [], []
+    starts = np.ones(N_ENVS)
+    for step, actions in enumerate(ACTIONS):
+        new_obs, reward, dones, _ = venv.step(actions)
+        buffer.add(obs, actions, reward, starts, th.zeros(N_ENVS), th.zeros(N_ENVS))
+        obs, starts = new_obs, dones
+        if step % rollout == rollout - 1:
+            buffer.compute_returns_and_advantage(th.zeros(N_ENVS), dones)
+            rewards.append(buffer.rewards)
+            valid.append(buffer.valid)
+            buffer.reset()
+    venv.close()
+    return np.concatenate(rewards), np.concatenate(valid)
+
+
+def through_replay(model, score_every=7):
+    scorer, venv = capture(model)
+    space = venv.observation_space, venv.action_space
+    buffer = ScoredReplayBuffer(
+        N_STEPS * N_ENVS, *space, n_envs=N_ENVS, scorer=scorer, score_every=score_every, device="cpu"
+    )
+    obs = venv.reset()
+    for actions in ACTIONS:
+        new_obs, reward, dones, infos = venv.step(actions)
+        buffer.add(obs, new_obs, actions, reward, dones, infos)
+        obs = new_obs
+    buffer.score_now()
+    learned = buffer._get_samples(np.arange(N_STEPS * N_ENVS)).rewards.numpy().reshape(N_STEPS, N_ENVS)
+    valid = buffer.status == 1
+    return np.where(valid, learned, 0), valid
+
+
+WAYS = {
+    "VecReplaceReward": through_vec_replace,
+    "rollout buffer": through_rollouts,
+    "rollout buffer, batches of 1": partial(through_rollouts, encode_batch=1),
+    "replay buffer": through_replay,
+    "replay buffer, scored at every step": partial(through_replay, score_every=1),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_ways_agree_to_1e_5(name):
+    want, want_valid = one_by_one(MODELS[name])
+    assert 3 < (~want_valid).sum() < 40
+    assert np.unique(want[want_valid]).size > 60  # the rewards tell frames apart
+    for way, score in WAYS.items():
+        rewards, valid = score(MODELS[name])
+        np.testing.assert_array_equal(valid, want_valid, err_msg=way)
+        np.testing.assert_allclose(rewards, want, atol=1e-5, err_msg=way)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_processes_agree_to_1e_5(start_method):
+    want, want_valid = one_by_one(MODELS["pair"])
+    rewards, valid = through_rollouts(MODELS["pair"], subprocess=True, start_method=start_method)
+    np.testing.assert_array_equal(valid, want_valid)
+    np.testing.assert_allclose(rewards, want, atol=1e-5)
+
+
+def test_the_environments_own_rewards_are_those_of_the_plain_environments():
+    scorer, venv = capture(MODELS["frame"])
+    venv.reset()
+    for actions in ACTIONS:
+        venv.step(actions)
+    got = scorer.scores(N_STEPS - 30, N_STEPS - 1).env_reward
+    for index, make in enumerate(ENVS):
+        env = make()
+        env.reset(seed=11 + index)
+        for step in range(N_STEPS):
+            _, reward, terminated, truncated, _ = env.step(ACTIONS[step, index])
+            if step >= N_STEPS - 30:
+                assert got[step - N_STEPS + 30, index] == pytest.approx(reward, abs=1e-6)
+            if terminated or truncated:
+                env.reset()
