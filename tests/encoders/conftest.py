@@ -1,5 +1,6 @@
 """Tiny architectures for open_clip, so that a test builds a model in milliseconds."""
 
+import functools
 import json
 import logging
 
@@ -12,9 +13,20 @@ ARCHITECTURES = {
     "tiny-vit": {"image_size": 48, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
     "tiny-resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None, "head_width": 64},
 }
-# its tokenizer comes from the Hub, as that of the SigLIP models does
-ARCHITECTURES["tiny-siglip"] = ARCHITECTURES["tiny-vit"]
-HUB_TEXT = TEXT | {"hf_tokenizer_name": "nobody/no-tokenizer", "tokenizer_kwargs": {"clean": "canonicalize"}}
+# a tower of timm and a text tower without a causal mask, and a tokenizer from the Hub, as the SigLIP models have
+ARCHITECTURES["tiny-siglip"] = {
+    "image_size": 64,
+    "timm_model_name": "test_vit4",
+    "timm_pool": "",
+    "timm_proj": "linear",
+}
+ARCHITECTURES["tiny-bert"] = ARCHITECTURES["tiny-vit"]
+TEXTS = {
+    "tiny-siglip": TEXT
+    | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    | {"hf_tokenizer_name": "nobody/no-tokenizer", "tokenizer_kwargs": {"clean": "canonicalize"}},
+    "tiny-bert": {"hf_model_name": "nobody/no-model", "hf_tokenizer_name": "nobody/no-tokenizer"},
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,8 +34,9 @@ def tiny_models(tmp_path_factory):
     """Make the names in ``ARCHITECTURES`` known to open_clip."""
     folder = tmp_path_factory.mktemp("architectures")
     for name, vision in ARCHITECTURES.items():
-        text = HUB_TEXT if name == "tiny-siglip" else TEXT
-        (folder / f"{name}.json").write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+        config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": TEXTS.get(name, TEXT)}
+        config |= {"custom_text": True, "init_logit_bias": -10} if name == "tiny-siglip" else {}
+        (folder / f"{name}.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder)
     yield
     open_clip.factory._MODEL_CONFIG_PATHS.remove(folder)
@@ -31,10 +44,14 @@ def tiny_models(tmp_path_factory):
         del open_clip.factory._MODEL_CONFIGS[name]
 
 
+CACHED_TOKENIZER = functools.lru_cache(open_clip.factory.SimpleTokenizer)  # a quarter of a second each
+
+
 @pytest.fixture(autouse=True)
-def quiet_open_clip(monkeypatch):
+def quick_and_quiet_open_clip(monkeypatch):
     """Open_clip warns of random weights on the root logger each time, which here is what is wanted."""
     monkeypatch.setattr(logging, "warning", lambda *_args: None)
+    monkeypatch.setattr(open_clip.factory, "SimpleTokenizer", CACHED_TOKENIZER)
 
 
 @pytest.fixture(scope="session")

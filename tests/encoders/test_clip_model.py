@@ -46,7 +46,7 @@ def centred_cosine(a, b):
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
-@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet"])
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet", "tiny-siglip"])
 def test_embeddings_are_those_of_the_model_fed_by_open_clips_transform(frames, name):
     model = build(name)
     reference = copy.deepcopy(model)
@@ -67,7 +67,7 @@ def test_embeddings_are_those_of_the_model_fed_by_open_clips_transform(frames, n
     assert (ours.dim, ours.image_size) == (32, config.size[0])
 
 
-@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet"])
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet", "tiny-siglip"])
 def test_a_batch_equals_its_frames_one_by_one_and_a_repetition_is_bitwise(frames, name):
     ours = encoder(build(name), batch_size=4)
     pictures = frames(11)
@@ -89,7 +89,7 @@ def test_several_devices_give_what_one_gives(frames):
     assert np.array_equal(split.encode_images(pictures), split.encode_images(pictures))
 
 
-@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet"])
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet", "tiny-siglip"])
 def test_bf16_is_close_and_leaves_texts_and_id_alone(frames, name):
     exact, quick = encoder(build(name)), encoder(build(name), precision="bf16")
     pictures = frames(16)
@@ -251,7 +251,7 @@ def test_a_licence_against_commercial_use_warns_once(caplog, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet"])
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet", "tiny-siglip"])
 def test_gpu_equals_cpu(frames, name):
     pictures = frames(20, 333, 517)
     on_cpu, on_gpu = encoder(build(name)), encoder(build(name), device="cuda", batch_size=8)

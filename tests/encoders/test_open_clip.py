@@ -123,8 +123,9 @@ def test_activation_is_part_of_the_id(file):
     assert weights.Source(**same).salt != weights.Source(**same, quick_gelu=True).salt
 
 
-def test_a_file_takes_the_preprocessing_that_all_tags_share(tags, file, tokenizer_folder):
-    ours = encoder("tiny-siglip", str(file), tokenizer=str(tokenizer_folder))
+def test_a_file_takes_the_preprocessing_that_all_tags_share(tags, tmp_path, tokenizer_folder):
+    save_file(open_clip.create_model("tiny-siglip", load_weights=False).state_dict(), tmp_path / "siglip.safetensors")
+    ours = encoder("tiny-siglip", str(tmp_path / "siglip.safetensors"), tokenizer=str(tokenizer_folder))
     assert (ours.preprocess.resize_mode, ours.preprocess.mean) == ("squash", (0.5, 0.5, 0.5))
     assert ours.encode_texts(["a cart"]).shape == (1, 32)
 
@@ -175,6 +176,7 @@ def test_folder_saved_by_open_clip(trained, file, tmp_path, frames):
         ({"model": None}, ConfigError, "needs a model: give encoder.model="),
         ({"model": "ViT-B-23"}, UnknownNameError, "no model 'ViT-B-23': did you mean 'ViT-B-32'"),
         ({"model": "vit-bigg-41"}, UnknownNameError, "did you mean 'ViT-bigG-14'"),
+        ({"model": "hf-hub:org/name"}, ConfigError, "download it and give encoder.model=local-dir:"),
         ({"model": "qqq"}, UnknownNameError, "no model 'qqq': it has .* for example ViT-B-32"),
         (
             {"model": "ViT-B-32"},
@@ -298,6 +300,12 @@ def test_a_tokenizer_that_cannot_be_had_is_one_line_before_the_weights_are_read(
     assert "\n" not in str(error.value)
     with pytest.raises(WeightsError, match=r"no tokenizer can be read from .*: check the folder"):
         encoder("tiny-siglip", str(file), tokenizer=str(tmp_path))
+
+
+def test_a_text_tower_that_cannot_be_had_is_one_line(empty_cache, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="the config of the text tower nobody/no-model is not in the cache"):
+        encoder("tiny-bert", random_weights=True)
 
 
 def test_a_tokenizer_from_a_folder_is_cleaned_as_the_model_wants(tokenizer_folder, file):

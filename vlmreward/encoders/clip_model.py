@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from vlmreward.encoders.device import Precision, Replicas, choose_precision, resolve_devices
+from vlmreward.encoders.device import Precision, Replica, Replicas, choose_precision, resolve_devices
 from vlmreward.encoders.preprocess import PreprocessConfig
 from vlmreward.encoders.prompts import Tokenizer, tokenise
 from vlmreward.errors import ConfigError, NonFiniteError
@@ -100,13 +100,18 @@ class ClipEncoder:
         self._texts: dict[str, FloatArray] = {}
         self._lock = threading.Lock()
         blank = np.zeros((1, *preprocess.size, 3), np.uint8)
-        self.dim = int(self._images.replicas[0].encode(blank).shape[1])
+        self.dim = int(self.replicas[0].encode(blank).shape[1])
         warn_licence(name, licence)
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """The image tower on each device."""
+        return self._images.replicas
 
     @property
     def batch_sizes(self) -> list[int]:
         """Frames at a time on each device; smaller than asked for where a batch did not fit."""
-        return [replica.batch_size for replica in self._images.replicas]
+        return [replica.batch_size for replica in self.replicas]
 
     def encode_images(self, frames: Frames) -> FloatArray:
         """Encode frames.

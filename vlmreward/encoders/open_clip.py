@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import Precision
 from vlmreward.encoders.prompts import Tokenizer
-from vlmreward.encoders.weights import find_source, load_model, load_tokenizer, preprocess_of
+from vlmreward.encoders.weights import LOCAL_FOLDER, find_source, load_model, load_tokenizer, preprocess_of
 
 
 class OpenClipEncoder(ClipEncoder):
@@ -60,7 +62,7 @@ class OpenClipEncoder(ClipEncoder):
         else:
             words = tokenizer
         loaded = load_model(source)
-        name = source.model.rsplit("/", 1)[-1].removeprefix("local-dir:")
+        name = Path(source.model.removeprefix(LOCAL_FOLDER)).name  # of a folder: without the path to it
         super().__init__(
             loaded,
             words,

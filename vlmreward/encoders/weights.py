@@ -86,6 +86,10 @@ def find_source(model: str | None, pretrained: str | None, like: str | None, ran
         if pretrained or random_weights:
             raise ConfigError(f"model {model} brings its own weights: leave pretrained and random_weights away")
         return _folder_source(model)
+    if model.startswith("hf-hub:"):
+        raise ConfigError(
+            f"model {model} is not one of open_clip's: download it and give encoder.model=local-dir:<folder>"
+        )
     model = model.replace("/", "-")
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if config is None:
@@ -233,12 +237,16 @@ def load_model(source: Source) -> torch.nn.Module:
 
     Raises:
         WeightsError: The file is damaged, or does not fit the model.
+        DependencyNotInstalled: The text tower needs the package transformers.
     """
     import open_clip
+    from huggingface_hub import try_to_load_from_cache
 
-    if source.config.get("text_cfg", {}).get("hf_model_name"):
+    text_tower = source.config.get("text_cfg", {}).get("hf_model_name")
+    if text_tower:
         _require_transformers(source.model)
-        require_hub(f"the text tower's config of {source.model}")
+        if not isinstance(try_to_load_from_cache(text_tower, "config.json"), str):
+            require_hub(f"the config of the text tower {text_tower}")
     random = source.weights is None and not source.model.startswith(LOCAL_FOLDER)
     try:
         with torch.random.fork_rng(devices=[], enabled=random):
@@ -254,7 +262,7 @@ def load_model(source: Source) -> torch.nn.Module:
                 weights_only=True,
             )
     except Exception as e:  # damaged files raise a dozen kinds, from safetensors, zipfile, pickle and torch
-        if random:
+        if random and not text_tower:
             raise
         name = source.weights or source.model
         raise WeightsError(
