@@ -71,8 +71,8 @@ _FREE_ARMS = ("hanging", "ready", "sideways", "forward", "on_hips", "in_lap")
 _STAND = (-3.0, 0.0, -4.0, -8.0)
 VARIANTS: dict[str, tuple[Variant, ...]] = {
     "kneeling": (
-        Variant("knees", (*_FREE_ARMS, "raised", "crossed"), legs=(-4, 0, 0, -90), bend=62),
-        Variant("knees", ("on_knees", "in_lap", "hanging"), legs=(-8, -10, -60, -150), bend=6),
+        Variant("knees", (*_FREE_ARMS, "raised", "crossed"), legs=(-14, 0, -8, -98), bend=54),
+        Variant("knees", ("on_knees", "in_lap", "hanging"), legs=(-14, -10, -60, -150), bend=6),
     ),
     "lotus": (
         Variant("seat", ("on_knees", "in_lap", "ready", "sideways"), legs=(3, -57, -50, -157), trunk=(0, -72, 0)),
