@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmreward.cli.run_folder import RunFolder
+
+TIMES = re.compile(r"^time/")
+SHORT = ("env=cartpole", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50", "eval.episodes=2")
+DQN = (*SHORT[:3], "agent=dqn", "agent.learning_starts=50", "agent.buffer_size=150", "eval.episodes=2")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not TIMES.match(k)} for line in lines]
+
+
+def test_run_leaves_everything_that_is_promised(cli: Any, tmp_path: Path) -> None:
+    outcome = cli("train", *SHORT, "total_timesteps=400", "run_dir=run")
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "run"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]  # no outputs/, nothing beside
+    names = {p.name for p in folder.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "result.json"} <= names
+    result = json.loads((folder / "result.json").read_text())
+    assert result["goal"] == ["pole vertically upright on top of the cart"]
+    assert result["timesteps"] == 400
+    assert result["encoder"] == {"name": "fake", "id": "fake", "licence": "MIT"}
+    assert result["seed"] == 0
+    assert result["versions"]["torch"]
+    assert set(result["phase_seconds"]) == {"env", "render", "encode", "learn"}
+    assert all(seconds > 0 for seconds in result["phase_seconds"].values())
+    evaluation = result["evaluation"]
+    assert evaluation["checkpoint"] == "last"
+    assert evaluation["success"]["n"] == evaluation["vlm_return"]["n"] == 2
+    last = metrics(folder)[-1]
+    for key in ("vlm_return", "env_return", "success_rate", "invalid_frac", "encode_batch_mean"):
+        assert f"rollout/{key}" in last
+    assert "rollout/ep_rew_mean" not in last  # SB3's own would be the placeholder
+    assert "success: " in outcome.out
+    assert "vlmreward record run=run" in outcome.out
+
+
+def test_default_folder_is_named_after_the_parts(cli: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert cli("train", *SHORT, "total_timesteps=100", "seed=3").code == 0
+    names = sorted(p.name for p in (tmp_path / "runs").iterdir())
+    assert len(names) == 2
+    assert all(re.fullmatch(r"cartpole__clip__ppo__seed3__\d{8}-\d{6}(-2)?", name) for name in names)
+
+
+@pytest.mark.parametrize("settings", [SHORT, DQN], ids=["ppo", "dqn"])
+def test_same_seed_gives_the_same_run(cli: Any, tmp_path: Path, settings: tuple[str, ...]) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        assert cli("train", *settings, "total_timesteps=300", f"seed={seed}", f"run_dir={name}").code == 0
+    a, b, c = (metrics(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_environments_in_processes_give_the_same_run(cli: Any, tmp_path: Path) -> None:
+    for name, subprocess in (("a", "false"), ("b", "true")):
+        assert cli("train", *SHORT, "total_timesteps=100", f"subprocess={subprocess}", f"run_dir={name}").code == 0
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_own_goal_reports_null_and_says_so(cli: Any, tmp_path: Path) -> None:
+    outcome = cli("train", *SHORT, "total_timesteps=100", "run_dir=run", "goal=it's a [dance], 100 %: ${x} = \\ 倒")
+    assert outcome.code == 0
+    assert "note: no true success is known for this goal" in outcome.err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["goal"] == ["it's a [dance], 100 %: ${x} = \\ 倒"]
+    assert result["evaluation"]["success"] is None
+    assert "reported as null" in result["notes"][0]
+    assert metrics(tmp_path / "run")[-1]["rollout/success_rate"] is None
+    assert "success: null" in outcome.out
+
+
+@pytest.mark.parametrize("settings", [SHORT, DQN], ids=["ppo", "dqn"])
+def test_longer_run_goes_on_where_it_ended(cli: Any, tmp_path: Path, settings: tuple[str, ...]) -> None:
+    assert cli("train", *settings, "total_timesteps=200", "run_dir=run").code == 0
+    before = metrics(tmp_path / "run")
+    outcome = cli("train", "resume=run", "total_timesteps=400")
+    assert outcome.code == 0, outcome.err
+    assert "(from step 200)" in outcome.out
+    after = metrics(tmp_path / "run")
+    assert after[: len(before)] == before
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["timesteps"] == 400
+    assert RunFolder.open("run")[1].total_timesteps == 400
+
+
+def test_resuming_a_finished_run_only_evaluates_again(cli: Any, tmp_path: Path) -> None:
+    cli("train", *SHORT, "total_timesteps=100", "run_dir=run")
+    first = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert cli("train", "resume=run").code == 0
+    second = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert first["evaluation"] == second["evaluation"]
+
+
+def test_best_checkpoint_can_be_evaluated(cli: Any, tmp_path: Path) -> None:
+    assert cli("train", *SHORT, "total_timesteps=300", "run_dir=run", "eval.every=100").code == 0
+    outcome = cli("evaluate", "run=run", "checkpoint=best", "episodes=2")
+    assert outcome.code == 0, outcome.err
+    assert list((tmp_path / "run").glob("evaluation__agent__best__*.json"))
+
+
+def test_selection_does_not_change_what_is_learned(cli: Any, tmp_path: Path) -> None:
+    assert cli("train", *SHORT, "total_timesteps=300", "run_dir=a").code == 0
+    assert cli("train", *SHORT, "total_timesteps=300", "run_dir=b", "eval.every=100").code == 0
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_any_gymnasium_environment_trains(cli: Any, tmp_path: Path) -> None:
+    pytest.importorskip("pygame")
+    outcome = cli(
+        *("train", "env=gym", "env.id=Acrobot-v1", "goal=a robot arm swung up", "encoder=fake", "n_envs=1"),
+        *("agent.n_steps=50", "agent.batch_size=50", "total_timesteps=50", "eval.episodes=1", "run_dir=run"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["evaluation"]["success"] is None
+
+
+def wait_for(condition: Callable[[], bool], process: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_says_how_to_go_on(cli: Any, spawn: Any, tmp_path: Path, number: signal.Signals) -> None:
+    process = spawn("train", *DQN, "total_timesteps=1000000", "run_dir=run", cwd=tmp_path)
+    log = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: log.is_file() and len(log.read_text().splitlines()) >= 1, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "go on with vlmreward train resume=run" in err
+    step = int(re.search(r"saved at step (\d+)", err).group(1))  # type: ignore[union-attr]
+    assert step > 0
+    outcome = cli("train", "resume=run", f"total_timesteps={step + 20}")
+    assert outcome.code == 0, outcome.err
+    assert f"(from step {step})" in outcome.out
+
+
+def test_two_processes_never_train_in_one_folder(cli: Any, spawn: Any, tmp_path: Path, refused: Any) -> None:
+    process = spawn("train", *DQN, "total_timesteps=1000000", "run_dir=run", cwd=tmp_path)
+    try:
+        wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").is_file(), process)
+        refused(cli("train", "resume=run"), "train", "is being trained by another process")
+    finally:
+        process.kill()
+        process.communicate()
