@@ -151,6 +151,18 @@ def test_equal_frames_are_encoded_once_and_scored_each():
     assert scored.valid.tolist() == [True, True, True, False, True, True, True]
 
 
+def test_frames_that_differ_in_one_byte_anywhere_are_not_taken_for_equal():
+    base = np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    frames = np.repeat(base[None], 1 + base.size, axis=0)
+    for number in range(base.size):
+        frames[number].reshape(-1)[number] += 1
+    rows = np.zeros(2 * len(frames), ROW_DTYPE)
+    rows["slot"] = np.tile(np.arange(len(frames)), 2)
+    gathered = gather(rows, frames)
+    np.testing.assert_array_equal(gathered.unique, frames)
+    np.testing.assert_array_equal(gathered.index, rows["slot"])
+
+
 def test_reset_frames_are_needed_only_for_their_context():
     needed = {name: FrameScorer(ProjectionEncoder(DIM), make(), 1).needs_reset_frames for name, make in MODELS.items()}
     assert needed == {"frame": False, "pair": True, "initial": True, "prefix": True, "episode": True}

@@ -1,6 +1,7 @@
 import multiprocessing.connection
 import os
 import signal
+import time
 from functools import partial
 from typing import Any
 
@@ -153,6 +154,20 @@ def test_workers_never_pickle_frames_and_ignore_ctrl_c(monkeypatch):
     assert max(sent) > size * size * 3
     venv.close()
     venv.close()
+
+
+def test_interrupted_step_does_not_keep_the_processes_from_closing():
+    """Ctrl-C came while the main process was reading answers: some are lost, and the workers are in mid-step."""
+    make = partial(PixelEnv, step_seconds=0.3)
+    venv = VecCaptureFrames([make] * 2, scorer=make_scorer(), subprocess=True, start_method="fork")
+    venv.reset()
+    venv.step_async(np.ones(2, int))
+    inner: Any = venv.venv
+    inner.remotes[0].recv()
+    start = time.monotonic()
+    venv.close()
+    assert time.monotonic() - start < 5
+    assert [process.exitcode for process in processes(venv)] == [0, 0]
 
 
 class Grumpy(PixelEnv):
