@@ -108,7 +108,7 @@ class HumanoidEnv(gym.Env):
     | `task` | `"kneeling"` | one of `TASKS`, or None: no success, no reward |
     | `render_mode` | `"rgb_array"` | or None: no pictures, and no OpenGL needed |
     | `width`, `height` | 224 | size of the pictures in pixels |
-    | `quality` | `"fast"` | or `"fine"`: shadows and antialiasing, 40 times the cost; rewards differ between the two |
+    | `quality` | `"fast"` | or `"fine"`: shadows and antialiasing, 20 to 80 times the cost; rewards differ |
     | `control` | `"torque"` | or `"position"` |
     | `start` | `"standing"` | or `"random"` |
     | `camera_distance` | 3.5 | m; VLM-RM's camera |

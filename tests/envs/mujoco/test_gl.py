@@ -1,4 +1,4 @@
-"""Choice of the GL back end: real child processes where it matters, a faked preflight where a machine would be needed."""
+"""Choice of the GL back end: real child processes, and a faked preflight in place of other machines."""
 
 import importlib.util
 import os
@@ -93,7 +93,7 @@ def test_the_users_choice_is_respected_and_checked(monkeypatch):
 def test_a_users_choice_that_fails_is_named(monkeypatch):
     _fake_preflight(monkeypatch, {"osmesa"})
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    with pytest.raises(RenderingError, match="MUJOCO_GL=egl does not work here .*libegl1.*unset MUJOCO_GL"):
+    with pytest.raises(RenderingError, match=r"MUJOCO_GL=egl does not work here .*libegl1.*unset MUJOCO_GL"):
         gl.ensure_gl()
     assert os.environ["MUJOCO_GL"] == "egl"  # never another one in silence
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from vlmreward.envs.mujoco.gl import import_mujoco
 from vlmreward.envs.mujoco.humanoid.env import HumanoidEnv
@@ -80,9 +79,7 @@ def test_resting_poses_can_be_held(task):
         env.data.qpos[:], env.data.qvel[:] = qpos, 0
         mujoco.mj_forward(env.model, env.data)
         action = 2 * (qpos[order] - low) / (high - low) - 1
-        for _ in range(200):
-            info = env.step(action)[4]
-        held += info["success"]
+        held += [env.step(action)[4]["success"] for _ in range(200)][-1]
     assert held >= 7
 
 
@@ -117,7 +114,8 @@ def test_distance_falls_on_the_way_to_the_goal(task, origin):
     # a slope from far away, not a spike at the goal; a joint-space path may pass a small hill
     assert mean[0] > 0.15
     assert mean[0] > mean[4] > mean[8]
-    assert spearmanr(mean, np.arange(11)).statistic < -0.7, mean.round(2)
+    ranks = np.argsort(np.argsort(mean))
+    assert np.corrcoef(ranks, np.arange(11))[0, 1] < -0.7, mean.round(2)
 
 
 def test_interpolation_ends_where_it_says():
