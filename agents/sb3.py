@@ -37,20 +37,19 @@ def load_algorithm(spec: AgentSpec) -> type[BaseAlgorithm]:
     return getattr(module, name)
 
 
-def prepare_env(vec_env: VecEnv, spec: AgentSpec, normalise_obs: bool, gamma: float = 0.99) -> VecEnv:
+def prepare_env(vec_env: VecEnv, spec: AgentSpec, normalise_obs: bool) -> VecEnv:
     """Put the wrappers around a ``VecCaptureFrames`` that an algorithm needs.
 
     Args:
         vec_env: The ``VecCaptureFrames``.
         spec: The algorithm.
         normalise_obs: Keep a running mean and variance of the observations.
-        gamma: Discount, which ``VecNormalize`` wants to know.
     """
     vec_env = LastStep(vec_env)
     if spec.scoring == "step":
         vec_env = VecReplaceReward(vec_env)
     if normalise_obs:
-        vec_env = VecNormalize(vec_env, norm_obs=True, norm_reward=False, gamma=gamma)
+        vec_env = VecNormalize(vec_env, norm_obs=True, norm_reward=False)
     return vec_env
 
 

@@ -12,7 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from vlmreward.agents.catalogue import get_agent
-from vlmreward.agents.sb3 import make_algorithm, prepare_env
+from vlmreward.agents.hyperparameters import check_hyperparameters
+from vlmreward.agents.sb3 import load_algorithm, make_algorithm, prepare_env
 from vlmreward.cli.environments import explain_render_error, settle_rendering
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.encoders import make_encoder_from_config
@@ -79,6 +80,17 @@ def build_scoring(settings: TrainSettings) -> Scoring:
     return Scoring(encoder, model, transform)
 
 
+def check_agent(settings: TrainSettings) -> None:
+    """Check the algorithm and its hyper-parameters.
+
+    Raises:
+        VlmRewardError: The algorithm is unknown or not installed, or a hyper-parameter is wrong.
+    """
+    spec = get_agent(settings.agent["name"])
+    given = {key: value for key, value in settings.agent.items() if key != "name"}
+    check_hyperparameters(spec.name, load_algorithm(spec), given)
+
+
 def build_training(settings: TrainSettings, scoring: Scoring) -> Training:
     """Build environments, scorer and algorithm.
 
@@ -94,7 +106,7 @@ def build_training(settings: TrainSettings, scoring: Scoring) -> Training:
     except gym.error.Error as e:
         raise explain_render_error(settings.env.id, e) from e
     try:
-        vec_env = prepare_env(frames, spec, settings.normalise_obs, float(settings.agent.get("gamma", 0.99)))
+        vec_env = prepare_env(frames, spec, settings.normalise_obs)
         model = make_algorithm(settings.agent, vec_env, scorer, settings.seed, policy_device(settings))
         if spec.scoring == "rollout":
             check_context(scoring.model, int(getattr(model, "n_steps", 1)), None)

@@ -37,8 +37,6 @@ def main(argv: list[str]) -> int:
     if "cfg" in arguments.flags:
         print(yaml.safe_dump({**options, "run_settings": settings.to_config()}, sort_keys=False, allow_unicode=True))
         return 0
-    if subject.note:
-        print(f"note: {subject.note}", file=sys.stderr)
     episodes, seed = options["episodes"], options["seed"]
     count = min(int(option(options, "n_envs", 1)), episodes)
     set_threads(settings)
@@ -51,6 +49,8 @@ def main(argv: list[str]) -> int:
         words = " / ".join(settings.goal)
         scorer = FrameScorer(scoring.encoder, scoring.model, count, words) if scoring else None
         print(f"goal: {' | '.join(settings.goal)}", flush=True)
+        if subject.note:
+            print(f"note: {subject.note}", file=sys.stderr)
         with Progress("evaluating", episodes, unit="episodes") as progress:
             ended: list[Episode] = []
 

@@ -62,14 +62,17 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
         run, settings = RunFolder.open(str(options["run"]))
         settings, note = change_goal(settings, options)
     else:
+        if not chosen:
+            compose(command, arguments)  # a misspelt setting is the better thing to complain about
+            raise ConfigError(
+                "run is not given: write run=<run folder>, or env=<name> and policy=random or policy=zero"
+            )
         known = compose(command, Arguments())
         own = [key for key in known if key not in _GOAL_KEYS]
         mine, rest = arguments.take(own)
         options = compose(command, mine)
         if options["policy"] == "agent":
-            raise ConfigError(
-                "run is not given: write run=<run folder>, or env=<name> and policy=random or policy=zero"
-            )
+            raise ConfigError("an agent needs run=<run folder>: without one write policy=random or policy=zero")
         run = None
         settings, note = resolve(compose("train", rest))
     if options["policy"] not in POLICIES:

@@ -38,8 +38,6 @@ def main(argv: list[str]) -> int:
     if "cfg" in arguments.flags:
         print(yaml.safe_dump({**options, "run_settings": settings.to_config()}, sort_keys=False, allow_unicode=True))
         return 0
-    if subject.note:
-        print(f"note: {subject.note}", file=sys.stderr)
     size, most = int(option(options, "size", 0)), option(options, "fps", 1)
     set_threads(settings)
     settle_rendering(settings.env.id)
@@ -52,6 +50,8 @@ def main(argv: list[str]) -> int:
         policy, _ = load_policy(subject, 1, camera)
         scoring = build_scoring(settings)
         scorer = FrameScorer(scoring.encoder, scoring.model, 1, " / ".join(settings.goal))
+        if subject.note:
+            print(f"note: {subject.note}", file=sys.stderr)
         with Progress("recording", options["episodes"], unit="episodes") as progress:
             try:
                 episodes = run_episodes(

@@ -16,7 +16,7 @@ from vlmreward.agents.evaluation import run_episodes, summarise
 from vlmreward.agents.metrics import make_logger
 from vlmreward.agents.policies import AgentPolicy
 from vlmreward.agents.progress import Progress
-from vlmreward.cli.build import Scoring, build_scoring, build_training, seed_envs, set_threads
+from vlmreward.cli.build import Scoring, build_scoring, build_training, check_agent, seed_envs, set_threads
 from vlmreward.cli.results import describe_run, format_summary
 from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings
@@ -39,6 +39,7 @@ class Session:
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
         self.stop = StopRequest()
+        check_agent(settings)  # first: it takes no time, and weights may take minutes
         self.threads = set_threads(settings)
         self.scoring: Scoring = build_scoring(settings)
         self.training = build_training(settings, self.scoring)
@@ -66,6 +67,8 @@ class Session:
         model.set_logger(logger)
         seed_envs(self.training.vec_env, settings.seed, model.num_timesteps)
         print(f"goal: {' | '.join(settings.goal)}")
+        if note:
+            print(f"note: {note}", file=sys.stderr)
         print(f"run folder: {run.path}" + (f" (from step {model.num_timesteps})" if resumable else ""), flush=True)
         try:
             with Progress("training", settings.total_timesteps, model.num_timesteps) as progress:

@@ -33,8 +33,6 @@ def main(argv: list[str]) -> int:
     if "cfg" in arguments.flags:
         print(yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120), end="")
         return 0
-    if note:
-        print(f"note: {note}", file=sys.stderr)
 
     from vlmreward.cli.run_training import Session  # loads torch
 

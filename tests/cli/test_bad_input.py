@@ -1,0 +1,240 @@
+"""What a user can get wrong: exit code 2 and one line that says what to do; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+SHORT = (
+    *("env=cartpole", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50"),
+    *("total_timesteps=100", "eval.episodes=1", "run_dir=run"),
+)
+
+
+class NoPixels(gym.Env):
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+
+class SaysNothing(NoPixels):
+    """Claims to draw, and returns None."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        return np.zeros(1, np.float32), {}
+
+    def render(self) -> None:
+        return None
+
+
+@pytest.fixture
+def strange_envs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, cls in (("NoPixels-v0", NoPixels), ("SaysNothing-v0", SaysNothing)):
+        monkeypatch.setitem(gym.registry, name, gym.envs.registration.EnvSpec(name, entry_point=cls))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env=cartpol", "unknown env 'cartpol': did you mean 'cartpole'"),
+        ("agent=pppo", "unknown agent 'pppo': did you mean 'ppo'"),
+        ("encoder=clap", "unknown encoder 'clap'"),
+        ("reward=clp", "unknown reward 'clp': did you mean 'clip'"),
+        ("experiment=demo", "unknown experiment 'demo'"),
+        ("goal=", "goal is empty"),
+        ("goal=   ", "goal is empty"),
+        ("baseline=", "baseline is empty"),
+        ("rewrd.alpha=1", "unknown setting 'rewrd.alpha': did you mean 'reward.alpha'"),
+        ("reward.alpha=2", "alpha must be a finite number in [0, 1], got 2"),
+        ("agent.gama=0.9", "ppo has no hyper-parameter 'gama': did you mean 'gamma'"),
+        ("agent.gamma=high", "agent.gamma of ppo must be a number"),
+        ("agent=sac", "sac takes Box actions, the environment has Discrete"),
+        ("env.kwargs.strat=any", "does not take env.kwargs"),
+        ("env.kwargs.start=sideways", "start must be one of"),
+        ("encoder.sallt=x", "encoder 'fake' has no setting 'sallt': did you mean 'salt'"),
+        ("device=gpu0", "gpu0"),
+        ("cartpole", "'cartpole' is not of the form key=value: write env=cartpole"),
+        ("--sed=1", "unknown option '--sed=1'"),
+    ],
+)
+def test_wrong_setting(cli: Any, refused: Any, tmp_path: Path, override: str, words: str) -> None:
+    if override.startswith("device"):
+        arguments = [a for a in SHORT if a != "encoder=fake"] + ["encoder=mini", override]
+    else:
+        arguments = [*SHORT, override]
+    refused(cli("train", *arguments), "train", words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_over_long_goal(cli: Any, refused: Any, tmp_path: Path) -> None:
+    goal = "the pole stands up " * 60
+    refused(cli("train", *SHORT, "encoder=mini", f"goal={goal}"), "train", "tokens")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_environment_without_pixels(cli: Any, refused: Any, strange_envs: None) -> None:
+    arguments = ("env=gym", "encoder=fake", "goal=x", "env.id=NoPixels-v0")
+    refused(cli("train", *arguments), "train", "no pixels", "NoPixels-v0")
+
+
+def test_environment_that_draws_nothing(cli: Any, refused: Any, strange_envs: None) -> None:
+    arguments = ("env=gym", "encoder=fake", "goal=x", "env.id=SaysNothing-v0")
+    refused(cli("train", *arguments), "train", "returned None")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env.id=Acrobt-v1", "unknown environment id 'Acrobt-v1'"),
+        ("env.id=Acrobot-v9", "unknown environment id 'Acrobot-v9'"),
+        ("seed=0", "env.id is not given"),
+    ],
+)
+def test_unknown_gymnasium_id(cli: Any, refused: Any, override: str, words: str) -> None:
+    refused(cli("train", "env=gym", "encoder=fake", "goal=x", override), "train", words)
+
+
+def test_goal_is_needed_where_the_environment_has_none(cli: Any, refused: Any) -> None:
+    refused(cli("train", "env=gym", "env.id=Acrobot-v1", "encoder=fake"), "train", "goal is not given")
+
+
+def test_missing_package_of_an_environment(cli: Any, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)  # an import of it fails as if it were not installed
+    arguments = ("env=gym", "env.id=Acrobot-v1", "encoder=fake", "goal=x", "n_envs=1")
+    refused(cli("train", *arguments), "train", "pip install 'vlmreward[classic]'")
+
+
+def test_missing_gl(cli: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from vlmreward.envs.mujoco import gl
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.delenv(gl.CHECKED, raising=False)
+    monkeypatch.setattr(gl, "loaded_backend", lambda: None)
+    monkeypatch.setattr(gl, "preflight", lambda backend: "library not found")
+    refused(cli("train", "env=humanoid", "encoder=fake"), "train", "no OpenGL back end", "apt-get install")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_small_shared_memory(cli: Any, refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlmreward.wrappers import frame_ring
+
+    monkeypatch.setattr(frame_ring, "free_bytes", lambda directory: 1000)
+    refused(cli("train", *SHORT), "train", "frame ring", "needs", "lower encode_batch")
+
+
+def test_unreadable_weights(cli: Any, refused: Any, tmp_path: Path) -> None:
+    weights = tmp_path / "weights, v=1.safetensors"
+    weights.write_bytes(b"these are no weights")
+    arguments = ("encoder=open_clip", "encoder.model=RN50", f"encoder.pretrained={weights}", "encoder.like=openai")
+    refused(cli("train", "env=cartpole", *arguments), "train", "weights, v=1.safetensors")
+
+
+def test_missing_weights_file(cli: Any, refused: Any) -> None:
+    arguments = ("encoder=open_clip", "encoder.model=RN50", "encoder.pretrained=/nowhere/x.safetensors")
+    refused(cli("train", "env=cartpole", *arguments), "train", "/nowhere/x.safetensors")
+
+
+def test_no_network(tmp_path: Path) -> None:
+    """In a process of its own: the hub's client reads the variable when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "vlmreward.cli", "train", "env=cartpole", "encoder=vit-b-32"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("vlmreward train: error: ")
+
+
+def damage(folder: Path, name: str = "tensors.safetensors") -> None:
+    newest = sorted(folder.glob("checkpoints/step_*"))[-1] / name
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    newest.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "command", [("train", "resume=run", "total_timesteps=200"), ("evaluate", "run=run"), ("record", "run=run")]
+)
+def test_corrupted_checkpoint(cli: Any, refused: Any, tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert cli("train", *SHORT).code == 0
+    damage(tmp_path / "run")
+    refused(cli(*command), command[0], "is damaged (tensors.safetensors has changed)")
+
+
+@pytest.mark.parametrize("content", ["", "just text", "env: [1", "env: {}\n"])
+def test_damaged_config(cli: Any, refused: Any, tmp_path: Path, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(content)
+    refused(cli("train", "resume=run"), "train", "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("train", "resume=nowhere"), "nowhere is not a run folder"),
+        (("evaluate", "run=nowhere"), "nowhere is not a run folder"),
+        (("evaluate",), "run is not given"),
+        (("record",), "run is not given"),
+        (("evaluate", "env=cartpole", "policy=nobody"), "unknown policy 'nobody'"),
+        (
+            ("evaluate", "env=cartpole", "policy=random", "encoder=fake", "episodes=0"),
+            "episodes must be a whole number >= 1",
+        ),
+        (("evaluate", "epsodes=1"), "unknown setting 'epsodes': did you mean 'episodes'"),
+        (("doctor", "now"), "'now' is not of the form key=value"),
+    ],
+)
+def test_wrong_command_line(cli: Any, refused: Any, command: tuple[str, ...], words: str) -> None:
+    refused(cli(*command), command[0], words)
+
+
+def test_a_run_keeps_its_settings(cli: Any, refused: Any, tmp_path: Path) -> None:
+    assert cli("train", *SHORT).code == 0
+    refused(cli("train", "resume=run", "seed=1"), "train", "seed can't change when a run is resumed")
+    refused(cli("train", "resume=run", "goal=x"), "train", "goal can't change when a run is resumed")
+    refused(cli("train", *SHORT), "train", "holds a run already: go on with resume=run")
+    refused(cli("evaluate", "run=run", "env=gym"), "evaluate", "env belongs to the run and can't change")
+    refused(cli("evaluate", "run=run", "checkpoint=best"), "evaluate", "has no best checkpoint")
+    refused(cli("evaluate", "run=run", "checkpoint=7"), "evaluate", "has no checkpoint '7'")
+    refused(cli("record", "run=run", "formats=[avi]"), "record", "avi")
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """No file may grow beyond 20 kB: the first checkpoint can't be written."""
+    fakes = Path(__file__).parent / "fakes"
+    done = subprocess.run(
+        [sys.executable, str(fakes / "run_cli.py"), "train", *SHORT, "--config-dir", str(fakes / "configs")],
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.strip().splitlines() if line.startswith("vlmreward train: error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_folder_that_cannot_be_written(cli: Any, refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(cli("train", *[a for a in SHORT if not a.startswith("run_dir")], "run_dir=file/run"), "train", "file/run")
