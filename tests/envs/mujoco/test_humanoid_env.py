@@ -3,6 +3,7 @@
 import os
 import re
 from importlib.resources import files
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -262,12 +263,13 @@ def test_config_builds_the_environment():
     assert config["default_task"] in TASKS
     env = gym.make(config["id"], task=config["default_task"], **config["kwargs"])
     env.reset(seed=0)
-    assert np.shape(env.render()) == (config["kwargs"]["height"], config["kwargs"]["width"], 3)
+    frame: Any = env.render()
+    assert frame.shape == (config["kwargs"]["height"], config["kwargs"]["width"], 3)
     assert gym.spec(config["id"]).max_episode_steps == 400
     env.close()
 
 
-def test_facts_are_all_documented_and_no_pickle_of_the_world():
+def test_facts_are_all_documented_and_the_back_end_is_settled():
     assert set(describe(start_pose())) == set(FACTS)
     assert FRAME_SKIP == 5
     assert "MUJOCO_GL" in os.environ  # settled by the environments above
