@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from vlmreward.agents.evaluation import Episode
+from vlmreward.cli.pictures import TakePictures, fine_twin, make_clip, picture_stride
+from vlmreward.cli.settings import EnvSettings
+from vlmreward.errors import RenderingError
+from vlmreward.video.recorder import find_ffmpeg
+
+RANDOM = ("env=cartpole", "encoder=fake", "policy=random", "episodes=1")
+
+
+def count_pictures(path: Path) -> tuple[int, tuple[int, int]]:
+    """Decode a film; return how many pictures it has and their size."""
+    done = subprocess.run(
+        [find_ffmpeg(), "-i", str(path), "-f", "null", "-"], capture_output=True, text=True, check=True
+    )
+    import re
+
+    frames = re.findall(r"frame=\s*(\d+)", done.stderr)[-1]
+    width, height = re.search(r"Video:.*? (\d{2,5})x(\d{2,5})", done.stderr).groups()  # type: ignore[union-attr]
+    return int(frames), (int(width), int(height))
+
+
+def test_film_and_gif_are_named_after_the_run(cli: Any, tmp_path: Path) -> None:
+    outcome = cli("record", *RANDOM, "size=200")
+    assert outcome.code == 0, outcome.err
+    assert sorted(p.name for p in (tmp_path / "videos").iterdir()) == [
+        "cartpole__clip__random__seed0.gif",
+        "cartpole__clip__random__seed0.mp4",
+    ]
+    pictures, (width, _) = count_pictures(tmp_path / "videos" / "cartpole__clip__random__seed0.mp4")
+    assert pictures == 101  # 200 steps of 0.02 s at every second one, and the reset
+    assert width >= 200
+    assert "episode 1: success no" in outcome.out
+
+
+def test_rewards_are_those_of_the_frames_at_training_quality(cli: Any, tmp_path: Path) -> None:
+    """The film's VLM return equals the evaluation's on the same seed, though its pictures are larger."""
+    outcome = cli("record", *RANDOM, "seed=5", "size=300", "formats=[mp4]")
+    assert cli("evaluate", *RANDOM, "seed=5", "out=x.json").code == 0
+    value = json.loads((tmp_path / "x.json").read_text())["evaluation"]["vlm_return"]["mean"]
+    assert f"VLM return {value:.4g}" in outcome.out
+
+
+class Wanders(gym.Env):
+    """Does not repeat itself."""
+
+    metadata = {"render_fps": 10}  # noqa: RUF012
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+    render_mode = "rgb_array"
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        return np.random.default_rng().random(1), {}
+
+
+def test_environment_that_does_not_repeat_itself_is_refused() -> None:
+    with pytest.raises(RenderingError, match="does not repeat itself"):
+        TakePictures(Wanders(), Wanders(), 1).reset(seed=0)
+
+
+@pytest.mark.parametrize(("own", "most", "expected"), [(50, 30, (2, 25)), (30, 30, (1, 30)), (67, 30, (3, 67 / 3))])
+def test_film_runs_in_real_time(own: int, most: float, expected: tuple[int, float]) -> None:
+    env = Wanders()
+    env.metadata = {"render_fps": own}
+    assert picture_stride(env, most) == pytest.approx(expected)
+
+
+def test_twin_keeps_the_shape_of_the_picture() -> None:
+    settings = EnvSettings("x", "X-v0", {"quality": "fast", "width": 60, "height": 40})
+    twin = fine_twin(settings, 480)
+    assert twin is not None
+    assert dict(twin.kwargs) == {"quality": "fine", "width": 480, "height": 320}
+    assert fine_twin(settings, 0) is None
+    assert fine_twin(EnvSettings("x", "X-v0", {}), 480) is None
+
+
+def test_clip_pairs_pictures_with_their_steps() -> None:
+    pictures = [np.full((4, 4, 3), value, np.uint8) for value in (0, 2, 4)]
+    episode = Episode(0, [0.0] * 5, [False, False, True, True, True], [10.0, 20.0, 30.0, 40.0, 50.0])
+    clip = make_clip(pictures, episode, stride=2)
+    assert math.isnan(np.asarray(clip.rewards)[0])
+    assert np.asarray(clip.rewards)[1:].tolist() == [20.0, 40.0]
+    assert list(clip.success) == [False, False, True]
+    unknown = make_clip(pictures, Episode(0, [0.0] * 5, [None] * 5, [1.0] * 5), stride=2)
+    assert list(unknown.success) == [None, None, None]
