@@ -138,7 +138,7 @@ class CartPoleEnv(TaskEnv):
     compare with), minus it for `hanging`, and minus or plus x / 2.4 for `left` and `right`; 0 without a task.
 
     ## Starting state
-    `start="any"`: angle uniform over the circle, position uniform in +-1.2 m, speeds in +-0.5.
+    `start="any"`: angle uniform over the circle, position uniform in +-0.6 m, speeds in +-0.1 (m/s, rad/s).
     `start="upright"`: each of the four numbers uniform in +-0.05, as in Gymnasium.
 
     ## Success
@@ -219,7 +219,7 @@ class CartPoleEnv(TaskEnv):
         if self.start == "upright":
             self.state = self.np_random.uniform(-0.05, 0.05, size=4)
         else:
-            high = np.array([1.2, 0.5, np.pi, 0.5])
+            high = np.array([0.6, 0.1, np.pi, 0.1])
             self.state = self.np_random.uniform(-high, high)
         return self._obs(), self.begin_task()
 

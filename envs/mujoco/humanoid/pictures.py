@@ -13,8 +13,6 @@ from vlmreward.envs.mujoco.humanoid.states import sample_between, sample_random_
 from vlmreward.envs.mujoco.humanoid.tasks import CRITERIA, OTHER_CRITERIA, facts_distance
 
 _GOAL_SHARE, _BETWEEN_SHARE = 0.45, 0.3  # the rest are random states
-# facts_distance averages over the criteria of a task, most of which any pose meets: few poses are above 0.6
-_STRETCH = 1.6
 
 
 def sample_humanoid(
@@ -47,9 +45,7 @@ def sample_humanoid(
     else:
         scene.restore()
     facts = describe(qpos)
-    distances = {
-        f"to_{name}": min(1.0, _STRETCH * facts_distance(name, facts)) for name in (*CRITERIA, *OTHER_CRITERIA)
-    }
+    distances = {f"to_{name}": facts_distance(name, facts) for name in (*CRITERIA, *OTHER_CRITERIA)}
     return scene.render_pose(qpos), distances
 
 
