@@ -75,6 +75,22 @@ def test_first_frame_is_looked_at_only_if_the_model_needs_it():
         assert env.get_wrapper_attr("renders") == renders
 
 
+def test_model_is_told_which_frame_of_which_episode_it_sees():
+    seen = []
+
+    class Recorder(LinearReward):
+        def compute_reward(self, batch: Any):
+            seen.append((int(batch.episode[0]), int(batch.step[0]), bool(batch.truncated[0])))
+            return super().compute_reward(batch)
+
+    env = make(Recorder(), length=2)
+    for _ in range(2):
+        env.reset(seed=0)
+        env.step(1)
+        env.step(1)
+    assert seen == [(0, 1, False), (0, 2, True), (1, 1, False), (1, 2, True)]
+
+
 def test_pairs_do_not_reach_over_a_reset():
     env = make(LinearReward(context="pair"), length=2)
     env.reset(seed=0)

@@ -214,6 +214,17 @@ def test_whole_episode_model_rows_wait_for_their_episode():
     assert len(buffer.rows_since(0)["actions"]) == 4
 
 
+def test_late_scores_of_a_whole_episode_do_not_reach_rows_that_were_overwritten():
+    scorer = KnownScorer(n_envs=2, context="episode", unscored=[(0, 1)])
+    buffer = make(4, scorer, score_every=2)
+    for ticket in range(6):  # rows hold tickets 4, 5, 2, 3
+        add(buffer, ticket)
+    scorer.unscored.clear()
+    buffer.score_now()
+    np.testing.assert_array_equal(buffer.rewards, [[40, 41], [50, 51], [20, 21], [30, 31]])
+    assert buffer._n_valid == 8
+
+
 # n-step returns by hand, gamma = 1/2, three steps, reward of ticket t is 10 * t.
 
 

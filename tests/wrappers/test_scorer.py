@@ -10,6 +10,7 @@ import pytest
 from vlmreward.errors import CheckpointError, ConfigError, StorageError
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
+from vlmreward.types import FrameBatch
 from vlmreward.wrappers import frame_ring
 from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.vec_capture_frames import VecCaptureFrames
@@ -152,6 +153,47 @@ def test_history_is_bounded_and_can_be_asked_for():
     run(venv, 12, 10)
     assert scorer.scores(2, 21).raw.shape == (20, 3)
     np.testing.assert_array_equal(scorer.scores(2, 9).raw, before.raw)
+
+
+class Recorder(LinearReward):
+    """Keeps what the model is told of each row."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[FrameBatch] = []
+
+    def compute_reward(self, batch):
+        self.seen.append(batch)
+        return super().compute_reward(batch)
+
+    def column(self, name):
+        return np.concatenate([getattr(batch, name) for batch in self.seen])
+
+
+def test_model_is_told_which_frame_of_which_episode_it_sees():
+    model = Recorder()
+    scorer = Scorer(ProjectionEncoder(), model, RewardTransform(), encode_batch=7, instruction="go right")
+    venv = VecCaptureFrames([partial(PixelEnv, length=5, goal=0.45)] * 3, scorer=scorer)
+    venv.seed(0)
+    venv.reset()
+    ends, truncations, own = [], [], []
+    for step in range(30):
+        _, _, dones, infos = venv.step(ACTIONS[step, :3])
+        ends.append(dones)
+        truncations.append([info["TimeLimit.truncated"] for info in infos])
+        own.append([info["env_reward"] for info in infos])
+    scorer.flush()
+    terminated, truncated = model.column("terminated").reshape(30, 3), model.column("truncated").reshape(30, 3)
+    np.testing.assert_array_equal(terminated | truncated, ends)
+    np.testing.assert_array_equal(truncated & ~terminated, truncations)
+    assert terminated.any()
+    np.testing.assert_allclose(model.column("env_reward").reshape(30, 3), own, atol=1e-6)
+    episode, step = model.column("episode").reshape(30, 3), model.column("step").reshape(30, 3)
+    assert len({(int(e), int(s)) for e, s in zip(episode.flat, step.flat, strict=True)}) == 90
+    for env in range(3):
+        assert len(np.unique(episode[:, env])) == np.sum(ends, axis=0)[env] + (not ends[-1][env])
+        assert (step[1:, env] == np.where(np.array(ends)[:-1, env], 1, step[:-1, env] + 1)).all()
+    assert {batch.instruction for batch in model.seen} == {"go right"}
 
 
 def test_episode_sums_come_with_their_rewards_and_once():
