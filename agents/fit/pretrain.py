@@ -171,7 +171,7 @@ class Pretraining:
         rng = np.random.default_rng([self.settings.seed, 3])
         words = corpus.read_words(Path(self.settings.wordnet))
         general = corpus.read_sentences(Path(self.settings.wordnet))
-        outside = [general[i] for i in rng.choice(len(general), 3000, replace=False)]
+        outside = [general[i] for i in rng.choice(len(general), min(3000, len(general)), replace=False)]
         outside += corpus.frame_sentences(words, 2000, rng) + domain.hard_negatives(words, 6000, rng)
         inside = [c.sample(rng) for d in self._domains for c in d.concepts for _ in range(20 if c.parts else 150)]
         tokenizer = mini.make_tokenizer()

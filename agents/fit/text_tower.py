@@ -76,8 +76,9 @@ class Distiller:
     def batch_loss(self, batch_size: int) -> torch.Tensor:
         """Draw a batch of texts of similar length and return its loss."""
         # A random window over texts sorted by length wastes no work on padding.
-        start = int(self._rng.integers(0, max(1, len(self.tokens) - 8 * batch_size)))
-        rows = start + self._rng.choice(min(8 * batch_size, len(self.tokens)), batch_size, replace=False)
+        window = min(8 * batch_size, len(self.tokens))
+        start = int(self._rng.integers(0, max(1, len(self.tokens) - window)))
+        rows = start + self._rng.choice(window, min(batch_size, window), replace=False)
         features = pooled_features(self.model, self.tokens[rows])
         return distil_loss(self.head(features), self.targets[rows])
 

@@ -16,6 +16,7 @@ the track. What differs from VLM-RM, and why:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -70,9 +71,9 @@ def describe(state: np.ndarray) -> dict[str, float]:
     Returns:
         ``angle_deg`` in [-180, 180), ``x_m``, ``speed_m_s``, ``angular_speed_rad_s``.
     """
-    x, x_dot, theta, theta_dot = (float(v) for v in state)
+    x, x_dot, theta, theta_dot = np.asarray(state, np.float64).tolist()
     return {
-        "angle_deg": (np.degrees(theta) + 180.0) % 360.0 - 180.0,
+        "angle_deg": (math.degrees(theta) + 180.0) % 360.0 - 180.0,
         "x_m": x,
         "speed_m_s": x_dot,
         "angular_speed_rad_s": theta_dot,

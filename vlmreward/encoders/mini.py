@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -77,7 +78,12 @@ def build_model() -> Any:
 
     if NAME not in open_clip.list_models():
         open_clip.add_model_config(data_folder() / f"{NAME}.json")
-    return open_clip.create_model(NAME, pretrained=None, load_weights=False)
+    quiet = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # open_clip warns of random weights, which the caller is about to replace
+    try:
+        return open_clip.create_model(NAME, pretrained=None, load_weights=False)
+    finally:
+        logging.disable(quiet)
 
 
 def write_config(folder: Path) -> None:

@@ -1,0 +1,97 @@
+"""The whole pre-training at toy size, with a made-up teacher and a made-up WordNet."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlmreward.agents.fit import corpus, domain, pretrain
+from vlmreward.agents.fit.contrastive import FitSettings
+from vlmreward.agents.fit.pictures import Domain
+from vlmreward.agents.fit.text_tower import distil_loss
+from vlmreward.data.captions import mountaincar
+from vlmreward.encoders import mini
+from vlmreward.envs.classic.pictures import sample_mountaincar
+from vlmreward.errors import StorageError
+
+pytest.importorskip("sklearn", reason="the extra 'pretrain' is not installed")
+
+
+@pytest.fixture
+def wordnet(tmp_path):
+    folder = tmp_path / "wordnet"
+    folder.mkdir()
+    glosses = "\n".join(
+        f'0000{i} 03 n 01 thing{i} 0 000 | a thing of kind {i % 7}; "it is number {i}"' for i in range(60)
+    )
+    for part in corpus.PARTS:
+        (folder / f"data.{part}").write_text("  1 licence text\n" + glosses + "\n")
+        words = "\n".join(f"{w} n 1 1 @ 1 1 0001" for w in ("apple", "river", "stone")) + "\nrare n 1 1 @ 1 0 0001\n"
+        (folder / f"index.{part}").write_text("  1 licence text\n" + words)
+    return folder
+
+
+def test_corpus_reads_definitions_examples_and_common_words(wordnet):
+    sentences = corpus.read_sentences(wordnet)
+    assert "a thing of kind 3" in sentences
+    assert "it is number 11" in sentences
+    assert corpus.read_words(wordnet)["noun"] == ["apple", "river", "stone"]
+
+
+def test_missing_wordnet_says_what_to_install(tmp_path):
+    with pytest.raises(StorageError, match="apt-get install wordnet-base"):
+        corpus.read_sentences(tmp_path)
+
+
+def test_distil_loss_is_zero_for_the_teacher_itself_and_ignores_scale():
+    teacher = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    assert float(distil_loss(3.0 * teacher, teacher)) == pytest.approx(0.0, abs=1e-5)
+    assert float(distil_loss(-teacher, teacher)) > 1.9
+
+
+def test_domain_classifier_keeps_the_share_it_was_told_to():
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(1.0, 1.0, (500, 4)), rng.normal(-1.0, 1.0, (500, 4))
+    weight, bias = domain.fit_domain(inside, outside, keep=0.95)
+    assert np.mean(inside @ weight + bias >= 0) == pytest.approx(0.95, abs=0.01)
+    assert domain.auroc(inside @ weight, outside @ weight) > 0.95
+
+
+def test_auroc_by_hand():
+    assert domain.auroc([2.0, 1.0], [1.0, 0.0]) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+
+
+def test_every_stage_runs_once_and_the_weights_load(tmp_path, wordnet, monkeypatch):
+    calls = []
+
+    def teacher(texts, progress):
+        calls.append(len(texts))
+        return np.random.default_rng(0).normal(size=(len(texts), 384)).astype(np.float16)
+
+    monkeypatch.setattr(pretrain, "embed_with_teacher", teacher)
+    settings = pretrain.PretrainSettings(
+        wordnet=str(wordnet),
+        general=50,
+        frames=40,
+        phrasings=20,
+        distil_steps=2,
+        pictures={"mountaincar": 40},
+        fit=FitSettings(steps=2, images=8, texts=6),
+    )
+    domains = [Domain("mountaincar", sample_mountaincar, mountaincar.CONCEPTS, mountaincar.HELD_OUT_REGIONS)]
+    stages = []
+
+    def run():
+        fitter = pretrain.Pretraining(settings, tmp_path / "out", domains, lambda stage, *_: stages.append(stage))
+        return fitter.fit("toy", settings.fit, fitter.pictures())
+
+    path = run()
+    assert set(stages) == {"text tower", "pictures", "fit toy"}
+    assert mini.MiniEncoder(device="cpu", weights=path).encode_texts(["a car near the flag"]).shape == (1, 256)
+    first = load_file(path)
+    path.unlink()
+    run()
+    assert len(calls) == 1
+    second = load_file(path)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
