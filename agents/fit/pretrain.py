@@ -119,6 +119,8 @@ class Pretraining:
             distiller.fit(s.distil_steps, 256, 2e-3, progress)
             state = {f"model.{k}": v for k, v in model.state_dict().items()}
             _save_tensors(path, state | {f"head.{k}": v for k, v in distiller.head.state_dict().items()})
+            # What follows draws from a fresh stream, as it does when this stage was done by an earlier process.
+            distiller = Distiller(model, distiller.tokens, teacher, s.seed)
         state = load_file(path)
         model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
         distiller.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
