@@ -25,6 +25,9 @@ from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.vec_capture_frames import VecCaptureFrames
 
 
+MOST_THREADS = 8
+
+
 @dataclass(frozen=True)
 class Scoring:
     """What turns frames into reward.
@@ -134,7 +137,11 @@ def policy_device(settings: TrainSettings) -> str:
 
 
 def set_threads(settings: TrainSettings) -> int:
-    """Set how many threads torch uses in this process, and return the number."""
-    if settings.threads != "auto":
-        torch.set_num_threads(int(settings.threads))
+    """Set how many threads torch uses in this process, and return the number.
+
+    Two threads cost as much processor time as one, for a small network and for ``mini``, when idle threads sleep
+    (OMP_WAIT_POLICY=PASSIVE); a small network has no use for very many.
+    """
+    wanted = min(torch.get_num_threads(), MOST_THREADS) if settings.threads == "auto" else int(settings.threads)
+    torch.set_num_threads(wanted)
     return torch.get_num_threads()

@@ -59,7 +59,7 @@ usage: vlmreward record run=<run folder> [key=value ...]
 
 examples:
   vlmreward record run=runs/<name>
-  vlmreward record run=runs/<name> episodes=4 size=640 out=clips gif=false
+  vlmreward record run=runs/<name> episodes=4 size=640 out=clips formats=[mp4]
 """,
     "list": """\
 List what can be chosen.
