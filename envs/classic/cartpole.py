@@ -7,7 +7,7 @@ the track. What differs from VLM-RM, and why:
 - the picture is 20 % wider and the cart sits at its middle, so that a hanging pole and a cart at the end of
   the track are in view (Gymnasium's own picture cuts both);
 - there is a third action, "no force", without which neither a hanging nor a parked cart can be held;
-- the observation holds cos and sin of the angle instead of the wrapped angle, which jumps;
+- the observation holds cos and sin of the angle instead of the wrapped angle, which jumps, in units of like size;
 - the stops at the ends of the track are inelastic and take up the force of a cart pressed against them. VLM-RM
   clips the position alone, so that pressing a standing cart against the end still swings the pole, and an
   agent learns to balance there;
@@ -35,6 +35,7 @@ HALF_LENGTH = 0.5  # m, half the pole
 FORCE = 10.0  # N
 DT = 0.02  # s
 TRACK = 2.4  # m, from the middle of the track to either end
+SPEED_UNIT, SPIN_UNIT = 3.0, 6.0  # m/s, rad/s: units of the observation
 
 BASELINE = "pole and cart"
 UPRIGHT_DEG = 12.0
@@ -128,11 +129,13 @@ class CartPoleEnv(TaskEnv):
 
     | index | what | min | max | unit |
     |---|---|---|---|---|
-    | 0 | cart position | -2.4 | 2.4 | m |
-    | 1 | cart speed | -inf | inf | m/s |
+    | 0 | cart position | -1 | 1 | 2.4 m |
+    | 1 | cart speed | -inf | inf | 3 m/s |
     | 2 | cosine of the pole's angle (1 upright) | -1 | 1 | |
     | 3 | sine of the pole's angle (positive to the right) | -1 | 1 | |
-    | 4 | angular speed of the pole | -inf | inf | rad/s |
+    | 4 | angular speed of the pole | -inf | inf | 6 rad/s |
+
+    The units make every number about 1 in size, which is what small networks learn from.
 
     ## Rewards
     The environment's own reward is the cosine of the pole's angle for task `upright` (a hand-written reward to
@@ -209,7 +212,7 @@ class CartPoleEnv(TaskEnv):
             raise ConfigError(f"start must be one of {list(self.STARTS)}, got {start!r}")
         self.start = start
         self.action_space = gym.spaces.Discrete(3)
-        high = np.array([TRACK, np.inf, 1.0, 1.0, np.inf], dtype=np.float32)
+        high = np.array([1.0, np.inf, 1.0, 1.0, np.inf], dtype=np.float32)
         self.observation_space = gym.spaces.Box(-high, high, dtype=np.float32)
         self.state = np.zeros(4)
         self._canvas: Canvas | None = None
@@ -257,7 +260,8 @@ class CartPoleEnv(TaskEnv):
 
     def _obs(self) -> np.ndarray:
         x, x_dot, theta, theta_dot = self.state
-        return np.array([x, x_dot, np.cos(theta), np.sin(theta), theta_dot], dtype=np.float32)
+        obs = (x / TRACK, x_dot / SPEED_UNIT, np.cos(theta), np.sin(theta), theta_dot / SPIN_UNIT)
+        return np.array(obs, dtype=np.float32)
 
     def _env_reward(self) -> float:
         x, theta = float(self.state[0]), float(self.state[2])
