@@ -106,7 +106,7 @@ class MountainCarEnv(TaskEnv):
     `Box(-1, 1, (1,))`, float32: share of the motor's power, negative to the left.
 
     ## Observation space
-    `Box(2,)`, float32: position in [-1.2, 0.52], velocity in [-0.07, 0.07] (units of Gymnasium's MountainCar).
+    `Box(2,)`, float32: position in [-1.2, 0.52]; velocity in [-1, 1], in units of the largest one, 0.07 a step.
 
     ## Rewards
     The environment's own reward is the height of the car for task `top`, minus it for `bottom`, and 0 otherwise.
@@ -171,8 +171,8 @@ class MountainCarEnv(TaskEnv):
     ) -> None:
         super().__init__(task=task, width=width, height=height, quality=quality, render_mode=render_mode)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (1,), dtype=np.float32)
-        low = np.array([LEFT, -MAX_SPEED], dtype=np.float32)
-        high = np.array([PEAK, MAX_SPEED], dtype=np.float32)
+        low = np.array([LEFT, -1.0], dtype=np.float32)
+        high = np.array([PEAK, 1.0], dtype=np.float32)
         self.observation_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.state = np.zeros(2)
         self._canvas: Canvas | None = None
@@ -181,7 +181,7 @@ class MountainCarEnv(TaskEnv):
         """Start an episode at rest near the bottom of the valley."""
         super().reset(seed=seed)
         self.state = np.array([self.np_random.uniform(-0.6, -0.4), 0.0])
-        return self.state.astype(np.float32), self.begin_task()
+        return self._obs(), self.begin_task()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Advance by one step of Gymnasium's MountainCarContinuous."""
@@ -192,8 +192,7 @@ class MountainCarEnv(TaskEnv):
         if x <= LEFT or x >= PEAK:
             x, v = float(np.clip(x, LEFT, PEAK)), 0.0
         self.state = np.array([x, v])
-        obs = np.clip(self.state, self.observation_space.low, self.observation_space.high).astype(np.float32)  # type: ignore[attr-defined]
-        return obs, self._env_reward(), False, False, self.update_task()
+        return self._obs(), self._env_reward(), False, False, self.update_task()
 
     def holds(self, task: str) -> bool:
         """Return whether a task's predicate is true of the present state."""
@@ -207,6 +206,10 @@ class MountainCarEnv(TaskEnv):
         if self._canvas is None:
             self._canvas = make_canvas(self.width, self.height, self.quality, Appearance())
         return draw(self._canvas, self.state, Appearance())
+
+    def _obs(self) -> np.ndarray:
+        obs = (np.float32(self.state[0]), np.float32(self.state[1] / MAX_SPEED))
+        return np.clip(obs, self.observation_space.low, self.observation_space.high)  # type: ignore[attr-defined]
 
     def _env_reward(self) -> float:
         sign = {"top": 1.0, "bottom": -1.0}.get(self.task.name, 0.0) if self.task else 0.0
