@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from vlmreward.errors import FramesError, RenderingError
 from vlmreward.testing.fakes import PixelEnv
-from vlmreward.wrappers import capture_frames
-from vlmreward.wrappers.capture_frames import CONSTANT_FRAME, REASONS, CaptureFactory, CaptureFrames, is_constant
+from vlmreward.wrappers.capture_frames import CONSTANT_FRAME, REASONS, CaptureFrames, is_constant
 from vlmreward.wrappers.frame_ring import FREE, RESET, STEP, FrameRing
 
 
@@ -113,26 +112,13 @@ def test_wrong_pictures_are_refused_before_the_first_step(picture, error, text):
         CaptureFrames(BadPictures(picture)).probe_frames()
 
 
-def test_frame_size_that_changes_is_refused_and_left_for_the_main_process():
+def test_frame_size_that_changes_is_refused():
     pictures = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)]
     env, ring = captured(BadPictures(*pictures))
     ring.assigned[0] = [0, 1]
     env.reset()
     with pytest.raises(RenderingError, match="must not change"):
         env.step(1)
-    assert ring.read_error(0).startswith("RenderingError: render() of")
-
-
-def test_factory_carries_a_failure_out_of_a_worker(monkeypatch):
-    monkeypatch.setattr(capture_frames, "ignore_ctrl_c", lambda: None)  # this is not a worker process
-
-    def broken():
-        raise KeyError("no such thing")
-
-    env = CaptureFactory(broken, remote=True)()
-    assert env.get_wrapper_attr("probe_remote")() == "KeyError: 'no such thing'"
-    with pytest.raises(KeyError):
-        CaptureFactory(broken, remote=False)()
 
 
 def test_wrapper_is_a_proper_gymnasium_wrapper():

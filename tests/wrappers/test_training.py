@@ -26,6 +26,12 @@ from vlmreward.wrappers import (
 pytestmark = pytest.mark.filterwarnings("ignore:.*n_steps \\* n_envs.*")
 
 
+@pytest.fixture(autouse=True)
+def _logs(tmp_path, monkeypatch):
+    """Stable-Baselines3 makes a folder for each run."""
+    monkeypatch.setenv("SB3_LOGDIR", str(tmp_path))
+
+
 def small(algorithm, **settings):
     """An algorithm with a small network; Stable-Baselines3 writes to the policy_kwargs it is given."""
     return lambda *args, **kwargs: algorithm(

@@ -163,7 +163,7 @@ def test_interrupted_step_does_not_keep_the_processes_from_closing():
     venv.reset()
     venv.step_async(np.ones(2, int))
     inner: Any = venv.venv
-    inner.remotes[0].recv()
+    inner._pipes[0].recv()
     start = time.monotonic()
     venv.close()
     assert time.monotonic() - start < 5
@@ -176,6 +176,10 @@ class Grumpy(PixelEnv):
             raise UnknownNameError("unknown env 'grumpy': did you mean 'happy'?")
         super().__init__()
         self.what, self.die = step, die
+        self.secret = (x for x in ())
+
+    def grow(self):
+        self.size = 16
 
     def step(self, action):
         if self.die:
@@ -189,23 +193,50 @@ class Grumpy(PixelEnv):
 
 def test_errors_of_workers_reach_the_main_process_with_their_class(capfd):
     build = partial(VecCaptureFrames, subprocess=True, start_method="fork")
-    with pytest.raises(UnknownNameError, match="unknown env 'grumpy'"):
+    with pytest.raises(UnknownNameError, match=r"^unknown env 'grumpy': did you mean 'happy'\?$"):
         build([PixelEnv, partial(Grumpy, build=True)], scorer=make_scorer())
     with pytest.raises(RenderingError, match="render_mode None"):
         build([partial(PixelEnv, render_mode=None)] * 2, scorer=make_scorer())
-    for kwargs, error, text in (
-        ({"step": "pixels"}, RenderingError, "must not change"),
-        ({"step": "bug"}, RuntimeError, "environment 1 failed: ZeroDivisionError: division by zero"),
-        ({"die": True}, RuntimeError, "environment 1: exit code 7"),
+    assert "Traceback" not in capfd.readouterr().err  # the user's mistake: one line says it
+    settings: Any = {"no_such_setting": 1}
+    with pytest.raises(RuntimeError, match="environment 0 failed: TypeError"):
+        build([lambda: PixelEnv(**settings)], scorer=make_scorer())
+    assert "Traceback" in capfd.readouterr().err
+    for what, error, text in (
+        ("pixels", RenderingError, "must not change"),
+        ("bug", RuntimeError, "environment 1 failed: ZeroDivisionError: division by zero"),
     ):
-        scorer = make_scorer()
-        venv = build([PixelEnv, partial(Grumpy, **kwargs)], scorer=scorer)
+        venv = build([partial(PixelEnv, length=5), partial(Grumpy, step=what)], scorer=make_scorer(encode_batch=2))
         venv.reset()
-        with pytest.raises(error, match=text):
-            venv.step(np.ones(2, int))
+        for _ in range(5):  # questions and answers stay in step, and no slot of the ring is lost
+            with pytest.raises(error, match=text):
+                venv.step(np.ones(2, int))
+            assert venv.get_attr("length") == [5, 7]
+            venv.env_method("grow", indices=1)
+            venv.reset()
         venv.close()
-        assert not any(process.is_alive() for process in processes(venv))
-    capfd.readouterr()  # tracebacks of the workers
+
+
+def test_worker_that_dies_is_noticed():
+    venv = VecCaptureFrames(
+        [PixelEnv, partial(Grumpy, die=True), PixelEnv], scorer=make_scorer(), subprocess=True, start_method="fork"
+    )
+    venv.reset()
+    with pytest.raises(RuntimeError, match=r"the process of environment 1 died \(exit code 7\)"):
+        venv.step(np.ones(3, int))
+    assert not any(process.is_alive() for process in processes(venv))
+    with pytest.raises(RuntimeError, match="the process of environment 0 died"):
+        venv.reset()
+    venv.close()
+
+
+def test_answer_that_cannot_travel_is_an_error_of_its_own(capfd):
+    venv = VecCaptureFrames([Grumpy], scorer=make_scorer(), subprocess=True, start_method="fork")
+    with pytest.raises(RuntimeError, match=r"environment 0 failed: .*pickle"):
+        venv.get_attr("secret")
+    assert venv.get_attr("size") == [16]
+    venv.close()
+    capfd.readouterr()
 
 
 class Remote(gym.Wrapper):

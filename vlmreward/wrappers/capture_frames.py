@@ -15,7 +15,6 @@ import numpy as np
 from vlmreward.errors import FramesError, RenderingError
 from vlmreward.types import Frames
 from vlmreward.wrappers.frame_ring import FREE, RESET, STEP, FrameRing, RingSpec
-from vlmreward.wrappers.worker_process import exit_with_parent, ignore_ctrl_c, pack_error
 
 ENV_REWARD_KEY = "env_reward"
 """Key in ``info`` of the environment's own reward, a float."""
@@ -118,13 +117,6 @@ class CaptureFrames(gym.Wrapper):
         height, width, channels = render_frame(self.env).shape
         return height, width, channels
 
-    def probe_remote(self) -> tuple[int, int, int] | str:
-        """Do :meth:`probe_frames`, with an error as text: a worker that raises would die without a word."""
-        try:
-            return self.probe_frames()
-        except Exception as e:
-            return pack_error(e)
-
     def attach_ring(self, spec: RingSpec, env_index: int) -> None:
         """Write frames to this ring from now on, as environment ``env_index``."""
         self._ring = FrameRing.attach(spec)
@@ -132,27 +124,19 @@ class CaptureFrames(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the environment and capture the frame that the action led to."""
-        try:
-            start = time.perf_counter()
-            obs, reward, terminated, truncated, info = self.env.step(action)
-            self._step += 1
-            ends = bool(terminated), bool(truncated)
-            self._capture(STEP, float(reward), ends, time.perf_counter() - start)
-        except Exception as e:
-            self._leave_error(e)
-            raise
+        start = time.perf_counter()
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._step += 1
+        ends = bool(terminated), bool(truncated)
+        self._capture(STEP, float(reward), ends, time.perf_counter() - start)
         return obs, 0.0, terminated, truncated, {**info, ENV_REWARD_KEY: float(reward)}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment and capture the first frame of the episode."""
-        try:
-            start = time.perf_counter()
-            obs, info = self.env.reset(seed=seed, options=options)
-            self._episode, self._step = self._episode + 1, 0
-            self._capture(RESET, 0.0, (False, False), time.perf_counter() - start)
-        except Exception as e:
-            self._leave_error(e)
-            raise
+        start = time.perf_counter()
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._episode, self._step = self._episode + 1, 0
+        self._capture(RESET, 0.0, (False, False), time.perf_counter() - start)
         return obs, info
 
     def _capture(self, kind: int, env_reward: float, ends: tuple[bool, bool], step_seconds: float) -> None:
@@ -168,50 +152,7 @@ class CaptureFrames(gym.Wrapper):
         ring.meta[slot] = (self._episode, self._step, env_reward, step_seconds, render_seconds, *ends, reason)
         ring.assigned[self._index, kind] = FREE
 
-    def _leave_error(self, error: Exception) -> None:
-        if self._ring is not None:
-            self._ring.write_error(self._index, pack_error(error))
 
-
-class CaptureFactory:
-    """A picklable function that builds a CaptureFrames in the process where it is called.
-
-    Args:
-        env_fn: Builds the environment.
-        remote: True in a worker process: a failure is carried to the main process instead of killing the worker,
-            which ends with the main process and not by Ctrl-C.
-    """
-
-    def __init__(self, env_fn: EnvFn, remote: bool) -> None:
-        self.env_fn = env_fn
-        self.remote = remote
-
-    def __call__(self) -> gym.Env:
-        """Build the environment."""
-        if not self.remote:
-            return CaptureFrames(self.env_fn())
-        ignore_ctrl_c()
-        exit_with_parent()
-        try:
-            return CaptureFrames(self.env_fn())
-        except Exception as e:
-            return FailedEnv(pack_error(e))
-
-
-class FailedEnv(gym.Env):
-    """Stands for an environment that could not be built, until the main process has asked why.
-
-    Args:
-        error: What :func:`pack_error` returned.
-    """
-
-    observation_space = gym.spaces.Discrete(1)
-    action_space = gym.spaces.Discrete(1)
-    render_mode = "rgb_array"  # vector environments demand the same of all
-
-    def __init__(self, error: str) -> None:
-        self._error = error
-
-    def probe_remote(self) -> str:
-        """Return the error."""
-        return self._error
+def make_capture(env_fn: EnvFn) -> CaptureFrames:
+    """Build an environment and wrap it, in the process where this is called."""
+    return CaptureFrames(env_fn())

@@ -28,9 +28,6 @@ STEP, RESET = 0, 1
 FREE = -1
 """Entry of ``FrameRing.assigned`` whose slot was filled, or that has none yet."""
 
-ERROR_BYTES = 2048
-"""Room for the message of an environment that failed in its process."""
-
 SLOT_DTYPE = np.dtype(
     [
         ("episode", "<i8"),  # counted per environment
@@ -87,7 +84,6 @@ class FrameRing:
         frames: uint8, shape (slots, H, W, 3).
         meta: ``SLOT_DTYPE``, shape (slots,).
         assigned: int64, shape (n_envs, 2): the slots that each environment fills next, or ``FREE``.
-        errors: uint8, shape (n_envs, ERROR_BYTES): text of the error that ended a worker.
     """
 
     def __init__(self, spec: RingSpec, fd: int, directory: Path | None = None) -> None:
@@ -103,7 +99,6 @@ class FrameRing:
         self.frames: Frames = arrays["frames"]
         self.meta: np.ndarray = arrays["meta"]
         self.assigned: npt.NDArray[np.int64] = arrays["assigned"]
-        self.errors: npt.NDArray[np.uint8] = arrays["errors"]
 
     @classmethod
     def create(
@@ -168,22 +163,12 @@ class FrameRing:
 
     _seal: weakref.finalize = None  # type: ignore[assignment]  # set by create(); a worker has nothing to seal
 
-    def write_error(self, env_index: int, text: str) -> None:
-        """Leave the message of an environment that is about to die."""
-        raw = text.encode()[:ERROR_BYTES]
-        self.errors[env_index, : len(raw)] = np.frombuffer(raw, np.uint8)
-
-    def read_error(self, env_index: int) -> str:
-        """Return the message that an environment left, or an empty text."""
-        return self.errors[env_index].tobytes().rstrip(b"\0").decode(errors="replace")
-
 
 def _layout(spec: RingSpec) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype]], int]:
     """Return offset, shape and dtype of each array in the file, and the file's size in bytes."""
     parts: list[tuple[str, tuple[int, ...], np.dtype]] = [
         ("assigned", (spec.n_envs, 2), np.dtype(np.int64)),
         ("meta", (spec.slots,), SLOT_DTYPE),
-        ("errors", (spec.n_envs, ERROR_BYTES), np.dtype(np.uint8)),
         ("frames", (spec.slots, *spec.frame_shape), np.dtype(np.uint8)),
     ]
     fields, offset = {}, 0

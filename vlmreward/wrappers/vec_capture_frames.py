@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from multiprocessing.connection import wait
-from typing import Any, Literal
+from functools import partial
 
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from vlmreward.errors import ConfigError
-from vlmreward.wrappers.capture_frames import CaptureFactory, EnvFn
+from vlmreward.wrappers.capture_frames import EnvFn, make_capture
 from vlmreward.wrappers.frame_ring import FREE, RESET, STEP, FrameRing
+from vlmreward.wrappers.process_vec_env import ProcessVecEnv, StartMethod
 from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.scoring import ROW_DTYPE
-from vlmreward.wrappers.watched_processes import WatchedSubprocVecEnv
-from vlmreward.wrappers.worker_process import unpack_error
 
 TICKET_KEY = "score_ticket"
 """Key in ``info`` of the number under which a step's rewards are found at the scorer, an int."""
-
-_BROKEN_PIPE = (EOFError, ConnectionError)
-"""What talking to a dead worker raises."""
 
 
 class VecCaptureFrames(VecEnvWrapper):
@@ -51,14 +46,14 @@ class VecCaptureFrames(VecEnvWrapper):
         env_fns: Sequence[EnvFn],
         scorer: Scorer,
         subprocess: bool = False,
-        start_method: Literal["spawn", "forkserver", "fork"] = "spawn",
+        start_method: StartMethod = "spawn",
     ) -> None:
         if not env_fns:
             raise ConfigError("a vector environment needs at least one environment, got none")
-        factories: list[EnvFn] = [CaptureFactory(env_fn, remote=subprocess) for env_fn in env_fns]
-        inner: VecEnv = WatchedSubprocVecEnv(factories, start_method) if subprocess else DummyVecEnv(factories)
+        factories: list[EnvFn] = [partial(make_capture, env_fn) for env_fn in env_fns]
+        inner: VecEnv = ProcessVecEnv(factories, start_method) if subprocess else DummyVecEnv(factories)
         try:
-            shape = _frame_shape(inner, subprocess)
+            shape = _frame_shape(inner)
             ring = scorer.open_ring(inner.num_envs, shape)
             try:
                 for index in range(inner.num_envs):
@@ -81,17 +76,16 @@ class VecCaptureFrames(VecEnvWrapper):
     def step_async(self, actions: np.ndarray) -> None:
         """Give every environment slots for its next frames, waiting if the ring is full, and start the step."""
         self._assign()
-        with _WorkerErrors(self.venv, self.ring):
-            self.venv.step_async(actions)
+        self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for the step and hand its frames to the scorer.
 
         Raises:
-            RuntimeError: An environment failed; one of ``vlmreward.errors`` where it was one in its process.
+            RuntimeError: An environment's process died.
+            Exception: What an environment raised; from another process, one of ``vlmreward.errors`` or a RuntimeError.
         """
-        with _WorkerErrors(self.venv, self.ring):
-            obs, _, dones, infos = self.venv.step_wait()
+        obs, _, dones, infos = self.venv.step_wait()
         steps = self._rows(STEP, self._envs)
         resets = self._rows(RESET, np.flatnonzero(steps["terminated"] | steps["truncated"]))
         ticket = self.scorer.submit(steps, resets)
@@ -104,8 +98,7 @@ class VecCaptureFrames(VecEnvWrapper):
     def reset(self) -> VecEnvObs:
         """Reset every environment; frames of the resets go to the scorer too."""
         self._assign()
-        with _WorkerErrors(self.venv, self.ring):
-            obs = self.venv.reset()
+        obs = self.venv.reset()
         self.scorer.submit(np.empty(0, ROW_DTYPE), self._rows(RESET, self._envs))
         self.reset_infos = self.venv.reset_infos
         return obs
@@ -143,45 +136,9 @@ class VecCaptureFrames(VecEnvWrapper):
         return rows
 
 
-class _WorkerErrors:
-    """Turns a dead worker's broken pipe into the error that it left in shared memory."""
-
-    def __init__(self, inner: VecEnv, ring: FrameRing) -> None:
-        self._inner, self._ring = inner, ring
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, _BROKEN_PIPE) or not isinstance(self._inner, WatchedSubprocVecEnv):
-            return
-        found: Exception = _dead_worker(self._inner)
-        for index in range(self._ring.spec.n_envs):
-            if text := self._ring.read_error(index):
-                found = unpack_error(text, index)
-        self._inner.close()  # the other workers' answers are out of step now
-        raise found from error
-
-
-def _frame_shape(inner: VecEnv, subprocess: bool) -> tuple[int, int, int]:
+def _frame_shape(inner: VecEnv) -> tuple[int, int, int]:
     """Return the shape of all environments' frames."""
-    try:
-        shapes: list[Any] = inner.env_method("probe_remote" if subprocess else "probe_frames")
-    except _BROKEN_PIPE as e:
-        raise _dead_worker(inner) from e
-    for index, shape in enumerate(shapes):
-        if isinstance(shape, str):
-            raise unpack_error(shape, index)
+    shapes: list[tuple[int, int, int]] = inner.env_method("probe_frames")
     if len(set(shapes)) > 1:
         raise ConfigError(f"all environments must render frames of one size, got {sorted(set(shapes))}")
     return shapes[0]
-
-
-def _dead_worker(inner: VecEnv) -> RuntimeError:
-    processes = getattr(inner, "processes", [])
-    dead = wait([process.sentinel for process in processes], timeout=1)
-    for process in processes:
-        if process.sentinel in dead:
-            process.join(1)  # the sentinel tells a moment before the exit code is there
-    codes = [f"environment {k}: exit code {p.exitcode}" for k, p in enumerate(processes) if p.exitcode is not None]
-    return RuntimeError(f"an environment's process died ({', '.join(codes)}): its own output above says why")
