@@ -99,7 +99,7 @@ def measure(encoder: MiniEncoder, pictures: PictureSet) -> dict[str, Any]:
     result["domain_warning"] = {
         "inside": len(inside),
         "outside": len(outside),
-        "auroc": round(auroc(inside.tolist(), outside.tolist()), 4),
+        "auroc": round(auroc(inside, outside), 4),
         "warned_inside": round(float(np.mean(inside < 0)), 4),
         "warned_outside": round(float(np.mean(outside < 0)), 4),
     }

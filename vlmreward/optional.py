@@ -26,6 +26,4 @@ def require_package(name: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as e:
         if e.name != name.split(".")[0]:
             raise  # the package is there, one of its own imports is not: show that
-        raise DependencyNotInstalled(
-            f"package {name!r} is not installed: run pip install 'vlmreward[{extra}]'"
-        ) from e
+        raise DependencyNotInstalled(f"package {name!r} is not installed: run pip install 'vlmreward[{extra}]'") from e

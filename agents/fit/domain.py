@@ -6,9 +6,8 @@ other things ("the shopping cart is full of apples"), without which any mention 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 
 HARD_FRAMES = (
     "a {word} full of {noun}",
@@ -98,7 +97,7 @@ def fit_domain(positive: np.ndarray, negative: np.ndarray, keep: float) -> tuple
     return weight, bias - threshold
 
 
-def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:
+def auroc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:
     """Return the probability that an inside score is above an outside one, ties counting one half."""
     a, b = np.asarray(inside)[:, None], np.asarray(outside)[None, :]
     return float(np.mean((a > b) + 0.5 * (a == b)))

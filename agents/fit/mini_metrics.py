@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from vlmreward.agents.fit.pictures import PictureSet
 from vlmreward.data.captions.concept import Concept, is_held_out
@@ -60,7 +60,8 @@ def rank_correlations(
     for phrasing, text in zip(phrasings, texts, strict=True):
         own = rows & (pictures.domain == pictures.names.index(phrasing.env))
         distance = pictures.distance[number[phrasing.env, phrasing.concept], own].astype(np.float64)
-        out.append(float(spearmanr(embeddings[own] @ text, -distance).statistic))
+        ranks = rankdata(embeddings[own] @ text), rankdata(-distance)
+        out.append(float(np.corrcoef(*ranks)[0, 1]))
     return out
 
 

@@ -47,6 +47,7 @@ def test_folded_batch_norms_compute_the_same_function():
     visual = mini.build_model().visual.eval()
     for module in visual.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None  # noqa: PT018
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
     x = torch.randn(2, 3, 96, 96)
@@ -96,8 +97,8 @@ def test_bf16_ranks_as_float32_does():
     for precision in ("fp32", "bf16"):
         encoder = mini.MiniEncoder(device="cpu", precision=precision)
         rewards.append(encoder.encode_images(frames) @ encoder.encode_texts([GOAL])[0])
-    ranks = [np.argsort(np.argsort(r)) for r in rewards]
-    assert np.corrcoef(*ranks)[0, 1] > 0.999
+    first, second = (np.argsort(np.argsort(r)) for r in rewards)
+    assert np.corrcoef(first, second)[0, 1] > 0.999
 
 
 def test_damaged_missing_and_foreign_weights_are_refused(tmp_path):

@@ -38,6 +38,7 @@ def test_full_power_alone_does_not_reach_the_peak_but_pumping_does():
     def run(policy):
         env = MountainCarEnv()
         env.reset(seed=0)
+        info = {}
         for _ in range(300):
             info = env.step(np.array([policy(env.state)]))[4]
         return info["success"]
