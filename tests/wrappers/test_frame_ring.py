@@ -111,28 +111,27 @@ def test_spec_is_small():
     assert len(pickle.dumps(ring.spec)) < 500
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_kill_9_leaves_nothing_behind_and_python_prints_nothing(tmp_path, start_method):
-    """A process with attached workers is killed while it steps; neither names nor workers remain."""
+def test_kill_9_leaves_nothing_behind_and_python_prints_nothing(tmp_path):
+    """Processes with attached workers are killed while they step; neither names nor workers remain."""
+    # A script as people write them: no guard against being imported by a worker, everything at the top.
     code = textwrap.dedent("""
         import sys
+        import numpy as np
+        from vlmreward.rewards.transform import RewardTransform
         from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
+        from vlmreward.wrappers import Scorer, VecCaptureFrames
 
         class Env(PixelEnv):
             def loaded(self):
                 return "torch" in sys.modules
 
-        if __name__ == "__main__":
-            import numpy as np
-            from vlmreward.rewards.transform import RewardTransform
-            from vlmreward.wrappers import Scorer, VecCaptureFrames
-            scorer = Scorer(ProjectionEncoder(), LinearReward(), RewardTransform(), encode_batch=8)
-            venv = VecCaptureFrames([Env] * 2, scorer=scorer, subprocess=True, start_method=sys.argv[1])
-            venv.reset()
-            pids = [p.pid for p in venv.venv.processes]
-            print(venv.ring.directory, any(venv.env_method("loaded")), *pids, flush=True)
-            while True:
-                venv.step(np.array([2, 0]))
+        scorer = Scorer(ProjectionEncoder(), LinearReward(), RewardTransform(), encode_batch=8)
+        venv = VecCaptureFrames([Env] * 2, scorer=scorer, subprocess=True, start_method=sys.argv[1])
+        venv.reset()
+        pids = [p.pid for p in venv.venv.processes]
+        print(venv.ring.directory, any(venv.env_method("loaded")), *pids, flush=True)
+        while True:
+            venv.step(np.array([2, 0]))
     """)
     script = tmp_path / "run.py"
     script.write_text(code)
@@ -141,32 +140,36 @@ def test_kill_9_leaves_nothing_behind_and_python_prints_nothing(tmp_path, start_
         return {name for name in os.listdir("/dev/shm") if name.startswith(("vlmreward", "psm_"))}
 
     before = shared()
-    process = subprocess.Popen(
-        [sys.executable, str(script), start_method],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    directory, torch_loaded, *pids = process.stdout.readline().split()
-    assert directory in ("/dev/shm", str(tmp_path))
-    if start_method == "spawn":
-        assert torch_loaded == "False"  # half a gigabyte and seconds for each worker
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    for pid in pids:
+    running = {
+        start_method: subprocess.Popen(
+            [sys.executable, str(script), start_method],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        for start_method in ("fork", "spawn", "forkserver")
+    }
+    for start_method, process in running.items():
+        assert process.stdout is not None
+        assert process.stderr is not None
+        directory, torch_loaded, *pids = process.stdout.readline().split()
+        assert directory in ("/dev/shm", str(tmp_path))
+        assert len(pids) == 2
+        if start_method != "fork":
+            assert torch_loaded == "False"  # half a gigabyte and seconds for each worker
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
         deadline = time.monotonic() + 20
-        while _alive(int(pid)) and time.monotonic() < deadline:
+        while any(_alive(int(pid)) for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not _alive(int(pid))
+        assert not any(_alive(int(pid)) for pid in pids)
+        errors = process.stderr.read()
+        assert "resource_tracker" not in errors
+        assert "leaked" not in errors
     assert shared() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("vlmreward")] == []
-    errors = process.stderr.read()
-    assert "resource_tracker" not in errors
-    assert "leaked" not in errors
 
 
 def _alive(pid):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
@@ -28,9 +29,9 @@ CLOSE_SECONDS = 10.0
 class ProcessVecEnv(VecEnv):
     """Steps each environment in its own process; a stand-in for SubprocVecEnv.
 
-    What differs: workers load neither torch nor Stable-Baselines3; an error in an environment is raised here, with its
-    class if it is one of ``vlmreward.errors``, and the environments can be reset after it; a dead worker is an error
-    under every start method, never a hang. Step rewards are 0: frames are scored elsewhere.
+    What differs: workers load neither torch nor Stable-Baselines3, nor the running script; an error in an environment
+    is raised here, with its class if it is one of ``vlmreward.errors``, and the environments can be reset after it; a
+    dead worker is an error under every start method, never a hang. Step rewards are 0: frames are scored elsewhere.
 
     Args:
         env_fns: Functions that build the environments; they travel by cloudpickle.
@@ -50,7 +51,8 @@ class ProcessVecEnv(VecEnv):
             main_end = pipe if start_method == "fork" else None
             args = (far_end, main_end, cloudpickle.dumps(env_fn))
             process = context.Process(target=run_env, args=args, daemon=True)
-            process.start()
+            with _without_main_module():
+                process.start()
             far_end.close()  # at once: a worker forked next must not hold it
             self._pipes.append(pipe)
             self.processes.append(process)
@@ -173,6 +175,24 @@ class ProcessVecEnv(VecEnv):
         code = process.exitcode
         self.close()
         return RuntimeError(f"the process of environment {index} died (exit code {code}): its own output says why")
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep a spawned worker from importing the script that runs.
+
+    What the worker needs of it travels by value; importing it again would load all that the script imports, and run
+    it where it does not ask for its name.
+    """
+    main = sys.modules["__main__"]
+    names = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
+    try:
+        for name in names:
+            setattr(main, name, None)
+        yield
+    finally:
+        for name, value in names.items():
+            setattr(main, name, value)
 
 
 def stack_obs(obs: Sequence[Any], space: spaces.Space) -> VecEnvObs:
