@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vlmreward.rewards.transform import RewardTransform
-from vlmreward.types import FrameBatch, RewardBatch
+from vlmreward.types import Context, FrameBatch, RewardBatch
 from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.vec_capture_frames import VecCaptureFrames
 
@@ -67,7 +67,10 @@ class DotEncoder:
 class DotReward:
     """Cosine to the last column: cos((x - 7) / 7)."""
 
-    context, causal, range, needs = "frame", True, (-1.0, 1.0), ("embeddings",)
+    context: Context = "frame"
+    causal = True
+    range: tuple[float, float] = (-1.0, 1.0)
+    needs: tuple[str, ...] = ("embeddings",)
 
     def compute_reward(self, batch: FrameBatch) -> RewardBatch:
         assert batch.embeddings is not None

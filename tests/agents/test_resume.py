@@ -39,7 +39,7 @@ class Run:
         self.scorer = dots.scorer()
         venv = prepare_env(dots.venv(self.scorer, 2, continuous="Discrete" not in spec.actions), spec, normalise)
         config = {"name": name, "policy": "MlpPolicy", **SETTINGS[name]}
-        self.model = make_algorithm(config, venv, self.scorer, seed)
+        self.model: Any = make_algorithm(config, venv, self.scorer, seed)
         self.clock, self.episodes, self.stop = Clock(), EpisodeLog(), StopRequest()
         store = CheckpointStore(folder / "checkpoints")
         meta = store.load(store.find())[1] if store.names() else {}

@@ -58,7 +58,7 @@ def test_unscored_placeholder_would_be_seen(dots: Any) -> None:
     from stable_baselines3 import DQN
 
     scorer = dots.scorer()
-    model = DQN("MlpPolicy", dots.venv(scorer, 2), learning_starts=1000, buffer_size=100)
+    model: Any = DQN("MlpPolicy", dots.venv(scorer, 2), learning_starts=1000, buffer_size=100)
     model.learn(40, log_interval=None)
     assert (model.replay_buffer.rewards[:20] == 0).all()
     scorer.close()
@@ -133,6 +133,6 @@ def test_catalogue_agrees_with_the_classes(name: str) -> None:
 
 def test_acting_only_needs_no_scorer_and_no_room(dots: Any) -> None:
     venv = dots.venv(dots.scorer(), 1, continuous=True)
-    model = make_algorithm({"name": "sac", "policy": "MlpPolicy"}, venv, None, 0)
+    model: Any = make_algorithm({"name": "sac", "policy": "MlpPolicy"}, venv, None, 0)
     assert model.replay_buffer.buffer_size == 1
     assert model.predict(np.zeros(2, np.float32))[0].shape == (1,)

@@ -7,11 +7,12 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 SHORT = (
     *("env=cartpole", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50"),
@@ -20,7 +21,7 @@ SHORT = (
 
 
 class NoPixels(gym.Env):
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012
     observation_space = gym.spaces.Box(0, 1, (1,))
     action_space = gym.spaces.Discrete(2)
 
@@ -31,7 +32,7 @@ class NoPixels(gym.Env):
 class SaysNothing(NoPixels):
     """Claims to draw, and returns None."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
         return np.zeros(1, np.float32), {}
@@ -43,7 +44,7 @@ class SaysNothing(NoPixels):
 @pytest.fixture
 def strange_envs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, cls in (("NoPixels-v0", NoPixels), ("SaysNothing-v0", SaysNothing)):
-        monkeypatch.setitem(gym.registry, name, gym.envs.registration.EnvSpec(name, entry_point=cls))
+        monkeypatch.setitem(gym.registry, name, EnvSpec(name, entry_point=cls))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from vlmreward.wrappers.checks import check_context
 from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.vec_capture_frames import VecCaptureFrames
 
-
 MOST_THREADS = 8
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
 from vlmreward.envs.task import Task
 from vlmreward.errors import ConfigError, DependencyNotInstalled, RenderingError
@@ -71,7 +72,7 @@ def find_class(env_id: str) -> Any:
     """
     entry = find_spec(env_id).entry_point
     try:
-        creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+        creator = load_env_creator(entry) if isinstance(entry, str) else entry
     except gym.error.DependencyNotInstalled as e:
         raise _missing(env_id, e) from e
     except ModuleNotFoundError as e:
