@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,20 @@ def test_debug_shows_the_traceback(error: BaseException, monkeypatch: pytest.Mon
     fail_with(error, monkeypatch)
     with pytest.raises(type(error)):
         main(["train", "--debug"])
+
+
+def test_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Module:
+        @staticmethod
+        def main(argv: list[str]) -> int:
+            warnings.warn("two\nlines", UserWarning, stacklevel=1)
+            return 0
+
+    monkeypatch.setattr(package.importlib, "import_module", lambda name: Module)
+    before = warnings.showwarning
+    assert main(["train"]) == 0
+    assert capsys.readouterr().err == "vlmreward train: warning: two lines\n"
+    assert warnings.showwarning is before
 
 
 def test_full_disk_anywhere_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

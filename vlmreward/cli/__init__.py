@@ -9,6 +9,7 @@ import errno
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from vlmreward.errors import ConfigError, VlmRewardError
@@ -65,7 +66,10 @@ def run_command(name: str, rest: list[str]) -> int:
             print(command_page(name))
             return 0
         command: Callable[[list[str]], int | None] = importlib.import_module(COMMANDS[name][0]).main
-        return command(rest) or 0
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _show_warning(label)
+            return command(rest) or 0
     except KeyboardInterrupt:
         if debug:
             raise
@@ -80,6 +84,15 @@ def run_command(name: str, rest: list[str]) -> int:
             raise
         where = f" ({e.filename})" if e.filename else ""
         return _fail(label, f"{(e.strerror or 'no room').lower()}{where}: free some space or choose another folder")
+
+
+def _show_warning(label: str) -> Callable[..., None]:
+    """Return what prints a warning as one line, without the place in the source."""
+
+    def show(message: Warning | str, *place: object, **options: object) -> None:
+        print(f"{label}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    return show
 
 
 def _fail(label: str, error: object) -> int:
