@@ -97,7 +97,9 @@ class HumanoidEnv(gym.Env):
 
     ## Success
     `info["success"]` is True when the predicate of the task (`TASKS[task].success`) held without a break in the last
-    second; it turns False again when the pose is left. `info["pose_distance"]` is the distance from the goal.
+    second; it turns False again when the pose is left. `info["pose_distance"]` is the distance from the goal. The
+    tasks are `kneeling`, `lotus`, `standing`, `arms_raised`, `splits`, `hands_on_hips`, `arms_crossed` and `one_leg`;
+    their predicates stand in `vlmreward.envs.mujoco.humanoid.tasks`.
 
     ## Episode end
     Never terminates. Truncated after 400 steps of 0.015 s (6 s) by `TimeLimit`.
