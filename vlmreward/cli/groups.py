@@ -8,7 +8,7 @@ from pathlib import Path
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
 
-PRIMARY = ("train", "evaluate", "record")
+PRIMARY = ("train", "evaluate", "record", "pretrain_mini")
 
 
 def list_groups(config_dir: str | None = None) -> dict[str, list[str]]:
