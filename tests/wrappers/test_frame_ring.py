@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -140,36 +141,41 @@ def test_kill_9_leaves_nothing_behind_and_python_prints_nothing(tmp_path):
         return {name for name in os.listdir("/dev/shm") if name.startswith(("vlmreward", "psm_"))}
 
     before = shared()
-    running = {
-        start_method: subprocess.Popen(
-            [sys.executable, str(script), start_method],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-        )
-        for start_method in ("fork", "spawn", "forkserver")
-    }
-    for start_method, process in running.items():
-        assert process.stdout is not None
-        assert process.stderr is not None
-        directory, torch_loaded, *pids = process.stdout.readline().split()
-        assert directory in ("/dev/shm", str(tmp_path))
-        assert len(pids) == 2
-        if start_method != "fork":
-            assert torch_loaded == "False"  # half a gigabyte and seconds for each worker
-        time.sleep(0.3)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        deadline = time.monotonic() + 20
-        while any(_alive(int(pid)) for pid in pids) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not any(_alive(int(pid)) for pid in pids)
-        errors = process.stderr.read()
-        assert "resource_tracker" not in errors
-        assert "leaked" not in errors
+    with ExitStack() as stack:
+        running = {}
+        for start_method in ("fork", "spawn", "forkserver"):
+            process = subprocess.Popen(
+                [sys.executable, str(script), start_method],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "TMPDIR": str(tmp_path)},
+            )
+            stack.enter_context(process)  # closes its pipes
+            stack.callback(process.kill)
+            running[start_method] = process
+        for start_method, process in running.items():
+            _kill_and_look(start_method, process, tmp_path)
     assert shared() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("vlmreward")] == []
+
+
+def _kill_and_look(start_method, process, tmp_path):
+    directory, torch_loaded, *pids = process.stdout.readline().split()
+    assert directory in ("/dev/shm", str(tmp_path))
+    assert len(pids) == 2
+    if start_method != "fork":
+        assert torch_loaded == "False"  # half a gigabyte and seconds for each worker
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(_alive(int(pid)) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(int(pid)) for pid in pids)
+    errors = process.stderr.read()
+    assert "resource_tracker" not in errors
+    assert "leaked" not in errors
 
 
 def _alive(pid):
