@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmreward.agents.fit.contrastive import FitSettings
+from vlmreward.agents.fit.contrastive import FitSettings, text_features
 from vlmreward.agents.fit.domain import auroc
 from vlmreward.agents.fit.mini_metrics import (
     Phrasing,
@@ -54,6 +54,15 @@ def interval(values: Sequence[float], rng: np.random.Generator) -> list[float]:
     x = np.asarray(values)
     means = x[rng.integers(len(x), size=(2000, len(x)))].mean(axis=1)
     return [round(float(v), 4) for v in (x.mean(), *np.quantile(means, [0.025, 0.975]))]
+
+
+class BagOfWordsEncoder(MiniEncoder):
+    """``mini`` with the mean of its token embeddings in place of the text transformer."""
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__(weights=weights)
+        model = self._model
+        model.encode_text = lambda tokens: text_features(model, tokens, True) @ model.text_projection  # type: ignore
 
 
 def measure(encoder: MiniEncoder, pictures: PictureSet) -> dict[str, Any]:
@@ -159,7 +168,8 @@ def main() -> None:
             if training is None:
                 training = run.pictures()
             weights = run.fit(f"control-{name}", fit, training)
-            table[name] = measure(MiniEncoder(weights=weights, bag_of_words=fit.bag_of_words), pictures)
+            kind = BagOfWordsEncoder if fit.bag_of_words else MiniEncoder
+            table[name] = measure(kind(weights=weights), pictures)
             write(arguments.out, result)
     print(json.dumps({k: v for k, v in result.items() if k != "controls"}, indent=2))
 
