@@ -187,6 +187,9 @@ class CheckpointStore:
             replace_text(pointer, best)
         else:
             pointer.unlink(missing_ok=True)
+        for path in self.folder.glob("best_*"):
+            if path.name != best:
+                self._remove(path)
         for path in (*self.folder.glob(".step_*"), *self.folder.glob(".best_*")):  # halves that a kill left
             shutil.rmtree(path, ignore_errors=True)
 

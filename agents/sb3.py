@@ -98,7 +98,7 @@ def _buffer_arguments(
 ) -> dict[str, Any]:
     """Return the constructor's arguments that put our buffer in."""
     if scorer is None:
-        return {"buffer_size": 1} if spec.scoring == "replay" else {}
+        return {"buffer_size": 1, "replay_buffer_kwargs": {}} if spec.scoring == "replay" else {}
     if spec.scoring == "rollout":
         return {"rollout_buffer_class": choose_rollout_buffer(space), "rollout_buffer_kwargs": {"scorer": scorer}}
     if spec.scoring == "step":

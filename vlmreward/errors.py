@@ -37,6 +37,10 @@ class RenderingError(VlmRewardError, RuntimeError):
     """Raised when no picture can be made: no GL back end, or an environment without pixels."""
 
 
+class ConstantFrameError(RenderingError):
+    """Raised when a picture shows one colour only; a run counts such a frame as invalid and goes on."""
+
+
 class CheckpointError(VlmRewardError, RuntimeError):
     """Raised when a checkpoint or run folder is missing, damaged or of another shape."""
 

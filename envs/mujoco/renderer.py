@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from vlmreward.envs.mujoco.gl import GLContext, import_mujoco, make_context, restoring_context
-from vlmreward.errors import ConfigError, RenderingError
+from vlmreward.errors import ConfigError, ConstantFrameError, RenderingError
 from vlmreward.registry import suggest
 from vlmreward.types import Frames
 
@@ -265,7 +265,7 @@ def check_not_constant(frame: Frames) -> None:
         frame: uint8, shape (H, W, 3).
 
     Raises:
-        RenderingError: All pixels have the same colour, which is what a lost GL context or a black scene gives.
+        ConstantFrameError: All pixels have the same colour, which is what a lost GL context or a black scene gives.
     """
     first = frame[0, 0]
     # the middle or a corner nearly always differs: look at everything only if they don't
@@ -273,7 +273,7 @@ def check_not_constant(frame: Frames) -> None:
     if (frame[height // 2, width // 2] != first).any() or (frame[-1, -1] != first).any():
         return
     if (frame == first).all():
-        raise RenderingError(
+        raise ConstantFrameError(
             f"the picture is one constant colour {tuple(int(c) for c in first)}: the GL context was lost, or the "
             "camera sees nothing; make the environment anew"
         )

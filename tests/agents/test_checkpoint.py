@@ -76,6 +76,17 @@ def test_resuming_forgets_a_best_of_the_lost_future(tmp_path: Path) -> None:
         store.find("best")
 
 
+def test_best_of_an_abandoned_future_is_written_again(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    save(store, 100)
+    save(store, 200, best=True)  # then the run is killed, and resumed from 100, which knew no best
+    store.forget_after("")
+    with pytest.raises(CheckpointError, match="no best checkpoint"):
+        store.find("best")
+    again = save(store, 200, best=True)
+    assert store.find("best") == again
+
+
 def test_find_says_what_there_is(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     with pytest.raises(CheckpointError, match="has no checkpoint: give a run folder"):

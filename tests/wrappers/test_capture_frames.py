@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmreward.errors import FramesError, RenderingError
+from vlmreward.errors import ConstantFrameError, FramesError, RenderingError
 from vlmreward.testing.fakes import PixelEnv
 from vlmreward.wrappers.capture_frames import CONSTANT_FRAME, REASONS, CaptureFrames, is_constant
 from vlmreward.wrappers.frame_ring import FREE, RESET, STEP, FrameRing
@@ -80,6 +80,25 @@ def test_black_frame_is_flagged():
     assert ring.meta[1]["reason"] == 0
     assert ring.meta[0]["reason"] == CONSTANT_FRAME
     assert REASONS[CONSTANT_FRAME] == "constant frame"
+
+
+class RefusesBlack(PixelEnv):
+    """Raises where the picture shows nothing, as the MuJoCo renderer does."""
+
+    def render(self):
+        frame = super().render()
+        if frame is not None and is_constant(frame):
+            raise ConstantFrameError("the picture is one constant colour")
+        return frame
+
+
+def test_frame_that_the_renderer_refuses_is_flagged_and_the_run_goes_on():
+    env, ring = captured(RefusesBlack(black_steps=[1]))
+    ring.assigned[0] = [0, 1]
+    env.reset(seed=0)
+    env.step(1)
+    assert ring.meta[0]["reason"] == CONSTANT_FRAME
+    assert not ring.frames[0].any()
 
 
 def test_environment_without_pixels_is_refused():

@@ -140,11 +140,10 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     spec = get_agent(str(composed["agent"]["name"]))
     # measured for this environment, under whatever the user or an experiment sets
     measured = dict((env.get("agents") or {}).get(spec.name) or {})
-    timesteps = composed["total_timesteps"] or measured.pop("total_timesteps", DEFAULT_TIMESTEPS)
-    n_envs = composed["n_envs"] or measured.pop("n_envs", 1)
-    measured.pop("total_timesteps", None)
-    measured.pop("n_envs", None)
-    normalise_obs = measured.pop("normalise_obs", False) or composed["normalise_obs"]
+    timesteps = _given(composed["total_timesteps"], measured.pop("total_timesteps", DEFAULT_TIMESTEPS))
+    n_envs = _given(composed["n_envs"], measured.pop("n_envs", 1))
+    normalise_obs = _given(composed["normalise_obs"], measured.pop("normalise_obs", False))
+    tenth = max(1, int(timesteps) // 10) if _is_whole(timesteps) else 1
     settings = TrainSettings(
         env=EnvSettings(env["name"], env["id"], dict(env["kwargs"] or {}), goal.task, bool(tasks)),
         encoder=dict(composed["encoder"]),
@@ -160,10 +159,15 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         subprocess=composed["subprocess"],
         encode_batch=composed["encode_batch"],
         normalise_obs=normalise_obs,
-        checkpoint_every=composed["checkpoint_every"] or max(1, int(timesteps) // 10 if _is_whole(timesteps) else 1),
+        checkpoint_every=_given(composed["checkpoint_every"], tenth),
         eval=EvalSettings(**composed["eval"]),
     )
     return settings, goal.note
+
+
+def _given(asked: Any, otherwise: Any) -> Any:
+    """Return what the user asked for, or ``otherwise`` where that is null; 0 and false are answers."""
+    return otherwise if asked is None else asked
 
 
 def change_goal(settings: TrainSettings, asked: Mapping[str, Any]) -> tuple[TrainSettings, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from vlmreward.errors import FramesError, RenderingError
+from vlmreward.errors import ConstantFrameError, FramesError, RenderingError
 from vlmreward.types import Frames
 from vlmreward.wrappers.frame_ring import FREE, RESET, STEP, FrameRing, RingSpec
 
@@ -145,9 +145,13 @@ class CaptureFrames(gym.Wrapper):
         slot = int(ring.assigned[self._index, kind])
         assert slot != FREE, "an environment is stepped or reset only by the VecCaptureFrames that holds it"
         start = time.perf_counter()
-        frame = render_frame(self.env, ring.spec.frame_shape)
-        ring.frames[slot] = frame
-        reason = CONSTANT_FRAME if is_constant(frame) else 0
+        try:
+            frame = render_frame(self.env, ring.spec.frame_shape)
+            ring.frames[slot] = frame
+            reason = CONSTANT_FRAME if is_constant(frame) else 0
+        except ConstantFrameError:  # our own renderer refuses such a picture itself; the run counts it and goes on
+            ring.frames[slot] = 0
+            reason = CONSTANT_FRAME
         render_seconds = time.perf_counter() - start
         ring.meta[slot] = (self._episode, self._step, env_reward, step_seconds, render_seconds, *ends, reason)
         ring.assigned[self._index, kind] = FREE
