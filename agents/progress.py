@@ -60,7 +60,7 @@ class Progress:
             self._bar.update(self._task, completed=done, rate=rate, words=words)
         elif now - self._printed >= LINE_SECONDS:
             self._printed = now
-            left = (self._total - done) / rate if rate > 0 else float("inf")
+            left = max(0, self._total - done) / rate if rate > 0 else float("inf")
             text = f"{self._what}: {done}/{self._total} {self._unit}, {rate:.0f}/s, {_clock(left)} left"
             print(f"{text}  {words}".rstrip(), file=sys.stderr, flush=True)
 

@@ -15,7 +15,7 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 SHORT = (
-    *("env=cartpole", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50"),
+    *("env=cartpole", "agent=ppo", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50"),
     *("total_timesteps=100", "eval.episodes=1", "run_dir=run"),
 )
 
@@ -69,6 +69,13 @@ def strange_envs(monkeypatch: pytest.MonkeyPatch) -> None:
         ("device=gpu0", "gpu0"),
         ("cartpole", "'cartpole' is not of the form key=value: write env=cartpole"),
         ("--sed=1", "unknown option '--sed=1'"),
+        ("eval=3", "eval is a group of settings"),
+        ("env.kwargs=3", "env.kwargs is a group of settings"),
+        ("~encoder", "keys are neither added nor removed"),
+        ("+foo=1", "keys are neither added nor removed"),
+        ("agent=null", "agent can't be null"),
+        ("env.task=3", "unknown env.task '3'"),
+        ("n_envs=0", "n_envs"),
     ],
 )
 def test_wrong_setting(cli: Any, refused: Any, tmp_path: Path, override: str, words: str) -> None:

@@ -18,7 +18,7 @@ def settle(*argv: str) -> TrainSettings:
 
 
 def test_measured_settings_stand_under_the_users() -> None:
-    composed = compose("train", parse_arguments(["env=cartpole", "agent.gamma=0.5"]))
+    composed = compose("train", parse_arguments(["env=cartpole", "agent=ppo", "agent.gamma=0.5"]))
     measured = composed["env"]["agents"]["ppo"]
     settings = resolve(composed)[0]
     assert settings.agent["gamma"] == 0.5 != measured["gamma"]
@@ -27,6 +27,7 @@ def test_measured_settings_stand_under_the_users() -> None:
     assert "n_envs" not in settings.agent
     assert "total_timesteps" not in settings.agent
     assert settle("total_timesteps=77", "n_envs=2").total_timesteps == 77
+    assert settle("total_timesteps=77", "n_envs=2").n_envs == 2
 
 
 def test_measured_settings_are_those_of_the_chosen_algorithm() -> None:

@@ -13,8 +13,16 @@ import pytest
 from vlmreward.cli.run_folder import RunFolder
 
 TIMES = re.compile(r"^time/")
-SHORT = ("env=cartpole", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50", "eval.episodes=2")
-DQN = (*SHORT[:3], "agent=dqn", "agent.learning_starts=50", "agent.buffer_size=150", "eval.episodes=2")
+SHORT = (
+    "env=cartpole",
+    "encoder=fake",
+    "agent=ppo",
+    "n_envs=2",
+    "agent.n_steps=50",
+    "agent.batch_size=50",
+    "eval.episodes=2",
+)
+DQN = (*SHORT[:2], "n_envs=2", "agent=dqn", "agent.learning_starts=50", "agent.buffer_size=150", "eval.episodes=2")
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 
 # Below these keys any name may be set; whoever takes the values checks them.
+GROUPS_OF_SETTINGS = ("env", "env.kwargs", "encoder", "reward", "agent", "eval")
 OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.")
 
 
@@ -55,7 +56,11 @@ def known_keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _prepare(override: str, groups: dict[str, list[str]]) -> str:
     """Check a group choice, and open the keys that take any name."""
+    if override[0] in "+~":
+        raise ConfigError(f"can't use {override!r}: keys are neither added nor removed, write {override.lstrip('+~')}")
     key, _, value = override.partition("=")
+    if key in groups and value == "null" and key != "experiment":
+        raise ConfigError(f"{key} can't be null: write {key}=<name>, known: {', '.join(groups[key])}")
     if key in groups and value != "null":
         return f"{key}={match_option(key, value, groups)}"
     if key.startswith(OPEN_KEYS):
@@ -92,7 +97,24 @@ def _compose_checked(
         except (HydraException, OmegaConfBaseException) as e:
             raise ConfigError(" ".join(str(e).split())) from e
     assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
+    result = {str(k): v for k, v in plain.items()}
+    _check_groups(result, overrides)
+    return result
+
+
+def _check_groups(config: dict[str, Any], overrides: list[str]) -> None:
+    """Refuse a value where a group of settings is due, e.g. ``eval=3``."""
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+")
+        if key in GROUPS_OF_SETTINGS and not isinstance(_at(config, key), dict):
+            raise ConfigError(f"{key} is a group of settings, got {override!r}: write {key}.<name>=<value>")
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    node: Any = config
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 def _explain(

@@ -136,7 +136,8 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     """
     env = composed["env"]
     tasks = find_tasks(env["id"])
-    goal = settle_goal(tasks, composed["goal"], composed["baseline"], env.get("task"), env.get("default_task"))
+    task = None if env.get("task") is None else str(env["task"])
+    goal = settle_goal(tasks, composed["goal"], composed["baseline"], task, env.get("default_task"))
     spec = get_agent(str(composed["agent"]["name"]))
     # measured for this environment, under whatever the user or an experiment sets
     measured = dict((env.get("agents") or {}).get(spec.name) or {})

@@ -97,7 +97,10 @@ def _changes(arguments: Arguments) -> dict[str, Any]:
             changes[key] = None  # prompts and paths can't change; the settings say so
     for override in arguments.overrides:
         key, _, value = override.partition("=")
-        parsed = yaml.safe_load(value)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"can't read the value of {override!r}: give a number, a word or true/false") from e
         head, _, last = key.lstrip("+").partition(".")
         if last and head == "eval":
             changes.setdefault("eval", {})[last] = parsed
