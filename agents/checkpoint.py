@@ -190,8 +190,11 @@ class CheckpointStore:
         for path in self.folder.glob("best_*"):
             if path.name != best:
                 self._remove(path)
-        for path in (*self.folder.glob(".step_*"), *self.folder.glob(".best_*")):  # halves that a kill left
-            shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(".*"):  # halves that a kill left
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _remove(self, path: Path) -> None:
         """Delete a checkpoint; it loses its name first, so that no half of it is ever taken for a whole."""

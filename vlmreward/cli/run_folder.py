@@ -101,6 +101,8 @@ class RunFolder:
             os.close(descriptor)
             raise StorageError(f"{self.path} is being trained by another process: wait for it or stop it") from e
         self._lock = descriptor
+        for half in self.path.glob(".*.new"):  # what a kill left of a file that was being replaced
+            half.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Let others train in this folder."""
