@@ -47,8 +47,8 @@ def test_every_primary_config_composes(command: str) -> None:
 
 
 def test_command_line_beats_experiment() -> None:
-    config = compose("train", parse_arguments(["experiment=cartpole_upright", "agent=dqn", "seed=7"]))
-    assert (config["agent"]["name"], config["seed"]) == ("dqn", 7)
+    config = compose("train", parse_arguments(["experiment=cartpole_upright", "agent=a2c", "seed=7"]))
+    assert (config["agent"]["name"], config["seed"]) == ("a2c", 7)
 
 
 def test_any_hyperparameter_is_let_through() -> None:

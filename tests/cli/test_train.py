@@ -167,3 +167,15 @@ def test_two_processes_never_train_in_one_folder(cli: Any, spawn: Any, tmp_path:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_gymnasiums_mujoco_pictures_survive_evaluations(cli: Any, tmp_path: Path) -> None:
+    """Closing one such environment would blacken the others' pictures; black frames are counted as invalid."""
+    outcome = cli(
+        *("train", "env=gym", "env.id=Reacher-v5", "goal=a robot arm touching a ball", "encoder=fake", "n_envs=1"),
+        *("env.kwargs.width=32", "env.kwargs.height=32", "agent.n_steps=50", "agent.batch_size=50"),
+        *("total_timesteps=150", "eval.every=50", "eval.episodes=2", "run_dir=run"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert [line["rollout/invalid_frac"] for line in metrics(tmp_path / "run")] == [0.0]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["evaluation"]["episodes_unscored"] == 0

@@ -43,10 +43,14 @@ class Session:
         self.threads = set_threads(settings)
         self.scoring: Scoring = build_scoring(settings)
         self.training = build_training(settings, self.scoring)
+        self._eval_envs: list[gym.Env] = []
 
     def close(self) -> None:
         """Stop environments and threads."""
         self.training.close()
+        for env in self._eval_envs:
+            env.close()
+        self._eval_envs = []
 
     def run(self, run: RunFolder, note: str = "") -> int:
         """Train in a run folder and return the exit code.
@@ -116,24 +120,17 @@ class Session:
 
     def _evaluate(self, seed: int) -> dict[str, Any]:
         count = min(SIDE_BY_SIDE, self.settings.eval.episodes)
-        envs: list[gym.Env] = [self.settings.env.factory()() for _ in range(count)]
-        try:
-            return summarise(
-                run_episodes(
-                    envs,
-                    AgentPolicy(self.training.model, count),
-                    self.settings.eval.episodes,
-                    seed,
-                    FrameScorer(self.scoring.encoder, self.scoring.model, count, " / ".join(self.settings.goal)),
-                    self.settings.encode_batch,
-                )
-            )
-        finally:
-            for env in envs:
-                env.close()
+        # Kept until the end: closing one MuJoCo environment of Gymnasium's blackens the pictures of the others.
+        while len(self._eval_envs) < count:
+            self._eval_envs.append(self.settings.env.factory()())
+        scorer = FrameScorer(self.scoring.encoder, self.scoring.model, count, " / ".join(self.settings.goal))
+        policy = AgentPolicy(self.training.model, count)
+        episodes = run_episodes(
+            self._eval_envs, policy, self.settings.eval.episodes, seed, scorer, self.settings.encode_batch
+        )
+        return summarise(episodes)
 
     def _finish(self, run: RunFolder, clock: Clock, note: str) -> None:
-        self.training.close()  # its environments are not needed any more
         seed = self.settings.eval.seed + REPORT_OFFSET
         summary = self._evaluate(seed)
         result = {
