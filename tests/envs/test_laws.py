@@ -78,7 +78,7 @@ def test_success_is_a_python_bool_at_every_step_and_none_without_a_task(env):
 
 
 def test_every_task_has_words_a_predicate_and_a_place_in_the_page(env):
-    page = type(env.unwrapped).__doc__
+    page = type(env.unwrapped).__doc__ or ""
     for name, task in env.unwrapped.TASKS.items():
         assert name == task.name
         assert task.goal.strip()
@@ -89,7 +89,7 @@ def test_every_task_has_words_a_predicate_and_a_place_in_the_page(env):
 
 
 def test_the_page_has_gymnasiums_sections(env):
-    page = type(env.unwrapped).__doc__
+    page = type(env.unwrapped).__doc__ or ""
     for section in ("Action space", "Observation space", "Rewards", "Starting state", "Episode end", "Version history"):
         assert section.lower() in page.lower()
 
