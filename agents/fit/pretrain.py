@@ -1,4 +1,4 @@
-"""Train ``mini`` from nothing, stage by stage; each stage leaves a file and is not done twice.
+"""Train ``mini`` from nothing, stage by stage; the long stages (1, 2, 4) leave a file and are not done twice.
 
 1. sentences: captions of the grammar and general English, with the teacher's embeddings of both;
 2. text tower: distilled from those;
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vlmreward.agents.fit import corpus, domain
@@ -26,6 +27,7 @@ from vlmreward.agents.fit.pictures import Domain, PictureSet, make_pictures
 from vlmreward.agents.fit.text_tower import Distiller, embed_with_teacher
 from vlmreward.data.captions.cartpole import HELD_OUT_COMPOSITIONS
 from vlmreward.encoders import mini
+from vlmreward.errors import ConfigError
 
 Report = Callable[[str, int, int, float | None], None]  # stage, done, total, loss
 
@@ -72,6 +74,18 @@ class Pretraining:
     def __init__(self, settings: PretrainSettings, folder: Path, domains: Sequence[Domain], report: Report) -> None:
         self.settings, self.folder, self._domains, self._report = settings, folder, domains, report
         folder.mkdir(parents=True, exist_ok=True)
+        self._claim_folder()
+
+    def _claim_folder(self) -> None:
+        """Refuse a folder whose stages were made with other settings: their files would pass for ours."""
+        own = {key: value for key, value in asdict(self.settings).items() if key not in ("fit", "wordnet")}
+        path = self.folder / "settings.json"
+        if not path.exists():
+            path.write_text(json.dumps(own, indent=2) + "\n")
+        elif json.loads(path.read_text()) != own:
+            raise ConfigError(
+                f"{self.folder} holds stages of other settings ({path.name}): choose another out=<folder>"
+            )
 
     def sentences(self) -> tuple[list[str], np.ndarray]:
         """Return the sentences, short ones first, and the teacher's embeddings of them."""
@@ -144,6 +158,9 @@ class Pretraining:
         """Fit both towers and return the weights file ``<name>.safetensors``."""
         path = self.folder / f"{name}.safetensors"
         if path.exists():
+            with safe_open(path, framework="pt") as f:
+                if json.loads(f.metadata()["settings"])["fit"] != json.loads(json.dumps(asdict(settings))):
+                    raise ConfigError(f"{path} was fitted with other settings: choose another out=<folder>")
             return path
         model, distiller = self.distiller()
         torch.manual_seed(self.settings.seed)

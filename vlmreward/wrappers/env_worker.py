@@ -57,6 +57,8 @@ def run_env(pipe: Connection, main_end: Connection | None, env_fn: bytes) -> Non
         main_end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the main one decides
     _exit_with_parent()
+    # Unpickled, for Python has no other way to hand a function over: the bytes are our own parent's, through a pipe
+    # that only it and this process hold; never from a file or a socket.
     failure, env = _attempt(lambda: cloudpickle.loads(env_fn)())
     while True:
         try:

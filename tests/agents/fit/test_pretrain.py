@@ -1,5 +1,7 @@
 """The whole pre-training at toy size, with a made-up teacher and a made-up WordNet."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from vlmreward.agents.fit.text_tower import distil_loss
 from vlmreward.data.captions import mountaincar
 from vlmreward.encoders import mini
 from vlmreward.envs.classic.pictures import sample_mountaincar
-from vlmreward.errors import StorageError
+from vlmreward.errors import ConfigError, StorageError
 
 pytest.importorskip("sklearn", reason="the extra 'pretrain' is not installed")
 
@@ -88,6 +90,13 @@ def test_every_stage_runs_once_and_the_weights_load(tmp_path, wordnet, monkeypat
     path = run()
     assert set(stages) == {"text tower", "pictures", "fit toy"}
     assert mini.MiniEncoder(device="cpu", weights=path).encode_texts(["a car near the flag"]).shape == (1, 256)
+    for changed in (replace(settings, seed=1), replace(settings, distil_steps=3)):
+        with pytest.raises(ConfigError, match="other settings"):
+            pretrain.Pretraining(changed, tmp_path / "out", domains, lambda *_: None)
+    fitter = pretrain.Pretraining(settings, tmp_path / "out", domains, lambda *_: None)
+    pictures = fitter.pictures()
+    with pytest.raises(ConfigError, match="fitted with other settings"):
+        fitter.fit("toy", replace(settings.fit, steps=3), pictures)
     first = load_file(path)
     path.unlink()
     run()
