@@ -29,6 +29,18 @@ def test_order_is_normalise_then_scale_then_add_the_environment():
     np.testing.assert_allclose(out, [10 * 2 + 2 * 0.5, 10 * 0 - 2], rtol=1e-6)
 
 
+def test_env_learns_from_the_environments_reward_alone_under_the_same_normalisation():
+    transform = RewardTransform(scale=10.0, normalise="running", combine="env", env_weight=7.0)
+    env_reward = np.array([1.0, 3.0, 50.0])  # the third row could not be scored
+    raw = np.array([0.4, -0.2, np.nan])
+    transform.update(raw, np.isfinite(raw), env_reward)
+    assert (transform.stats.mean, transform.stats.std) == (2.0, 1.0)
+    np.testing.assert_array_equal(transform.apply(raw, env_reward), [-10.0, 10.0, np.nan])
+    for call in (transform.apply, lambda r, e: transform.update(r, np.isfinite(r), e)):
+        with pytest.raises(ConfigError, match="combine=env needs the environment's own rewards"):
+            call(raw, None)
+
+
 @given(chunks=st.lists(st.lists(st.tuples(finite, st.booleans()), max_size=9), max_size=9))
 def test_running_statistics_equal_those_of_all_valid_rows_at_once(chunks):
     transform = RewardTransform(normalise="running")
@@ -155,7 +167,7 @@ def test_replace_ignores_the_environment():
         ({"scale": 0}, "scale must be a finite number > 0, got 0"),
         ({"scale": float("nan")}, "scale must be a finite number > 0, got nan"),
         ({"normalise": "batch"}, "normalise must be one of none, running, got 'batch'"),
-        ({"combine": "multiply"}, "combine must be one of replace, add, got 'multiply'"),
+        ({"combine": "multiply"}, "combine must be one of replace, add, env, got 'multiply'"),
         ({"env_weight": -1}, "env_weight must be a finite number >= 0, got -1"),
         ({"env_weight": "1"}, "env_weight must be a finite number >= 0, got '1'"),
     ],

@@ -30,8 +30,6 @@ def test_reward_is_that_of_the_frame_the_action_led_to():
         assert reward == pytest.approx(want, abs=1e-6)
         assert info["vlm_reward"] == pytest.approx(want, abs=1e-6)
         assert info["env_reward"] == env_reward
-        assert info["reward_valid"] is True
-        assert "reward_reason" not in info
         assert info["success"] is False  # what the environment says stays
     assert truncated
 
@@ -54,16 +52,13 @@ def test_running_statistics_take_each_reward_before_it_is_applied():
         assert reward == pytest.approx(want, abs=1e-4)
 
 
-def test_black_frame_is_flagged_and_no_number_is_made_up():
-    env = make(black_steps=[2])
+def test_black_frame_ends_the_run_and_no_number_is_made_up():
+    env = make(black_steps=[2], transform=RewardTransform(normalise="running"))
     env.reset(seed=0)
-    assert env.step(1)[4]["reward_valid"] is True
-    _, reward, *_, info = env.step(1)
-    assert reward == 0.0
-    assert info["vlm_reward"] is None
-    assert info["reward_valid"] is False
-    assert info["reward_reason"] == "constant frame"
-    assert env.step(1)[4]["reward_valid"] is True
+    env.step(1)
+    with pytest.raises(RenderingError, match=r"could not be scored \(constant frame\).*list agents"):
+        env.step(1)
+    assert env.transform.stats.count == 1
 
 
 def test_first_frame_is_looked_at_only_if_the_model_needs_it():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from vlmreward.errors import ConfigError
+from vlmreward.errors import ConfigError, RenderingError
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
 from vlmreward.wrappers.scorer import Scorer
@@ -25,17 +25,15 @@ def test_rewards_at_every_step_with_one_call_of_the_encoder():
         _, rewards, _, infos = venv.step(np.array([0, 1, 2]))
         assert rewards.dtype == np.float32
         for reward, info in zip(rewards, infos, strict=True):
-            assert info["reward_valid"] is True
             assert reward == pytest.approx(3 * info["vlm_reward"] + 2 * info["env_reward"], abs=1e-5)
     assert venv.scorer.encoder.batches == [3] * 6
 
 
-def test_invalid_rows():
-    venv = make(black_steps=[1], transform=RewardTransform(scale=3, combine="add", env_weight=2))
+def test_frame_that_can_not_be_scored_ends_the_run():
+    venv = make(black_steps=[1])
     venv.reset()
-    _, rewards, _, infos = venv.step(np.ones(3, int))
-    assert rewards.tolist() == [0.0] * 3
-    assert [(info["vlm_reward"], info["reward_valid"]) for info in infos] == [(None, False)] * 3
+    with pytest.raises(RenderingError, match=r"could not be scored \(constant frame\).*list agents"):
+        venv.step(np.ones(3, int))
 
 
 def test_monitor_outside_sees_the_scored_rewards():

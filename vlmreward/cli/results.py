@@ -22,7 +22,7 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
             "licence": scoring.encoder.licence if scoring else None,
         },
         "reward": config["reward"],
-        "uses_env_reward": config["reward"].get("combine") == "add",
+        "uses_env_reward": config["reward"].get("combine") in ("add", "env"),
         "agent": config["agent"],
         "seed": settings.seed,
         "notes": [note] if note else [],

@@ -19,7 +19,7 @@ from vlmreward.rewards.settings import check_choice, check_number
 from vlmreward.types import FloatArray
 
 Normalise = Literal["none", "running"]
-Combine = Literal["replace", "add"]
+Combine = Literal["replace", "add", "env"]
 
 TRANSFORM_KEYS = ("scale", "normalise", "combine", "env_weight")
 """The settings of :class:`RewardTransform`, as they stand in ``configs/reward``."""
@@ -67,6 +67,9 @@ class RunningStats:
 class RewardTransform:
     """Turn raw rewards into what the agent learns from: ``scale * normalise(raw) [+ env_weight * env_reward]``.
 
+    ``combine="env"`` is the baseline to compare with: the environment's own hand-written reward takes the model's place
+    and goes through the same normalisation and scale, so that the reward is the only difference between two runs.
+
     ``normalise="running"`` subtracts the mean and divides by the standard deviation of all valid rewards so far. A
     subtracted mean is harmless where episodes have a fixed length; where they can end early it changes what an
     episode's length is worth, and ``"none"`` keeps the model's own zero.
@@ -74,7 +77,8 @@ class RewardTransform:
     Args:
         scale: Factor of the (normalised) model reward, > 0.
         normalise: ``"none"`` or ``"running"``.
-        combine: ``"replace"`` drops the environment's own reward, ``"add"`` adds it, never normalised.
+        combine: ``"replace"`` drops the environment's own reward, ``"add"`` adds it, never normalised; ``"env"`` drops
+            the model's reward and learns from the environment's own.
         env_weight: Factor of the environment's own reward in ``"add"``, >= 0.
         frozen: True for evaluation: :meth:`update` does nothing.
 
@@ -105,19 +109,27 @@ class RewardTransform:
         """Statistics of the raw rewards taken in so far."""
         return self._stats
 
-    def update(self, raw: npt.NDArray[np.floating], valid: npt.NDArray[np.bool_]) -> None:
+    def update(
+        self,
+        raw: npt.NDArray[np.floating],
+        valid: npt.NDArray[np.bool_],
+        env_reward: npt.NDArray[np.floating] | None = None,
+    ) -> None:
         """Take the valid rows into the running statistics; nothing when frozen or ``normalise="none"``.
 
         Args:
             raw: Rewards of the model, any shape.
             valid: False where a row could not be scored, same shape.
+            env_reward: The environment's own rewards, same shape; needed by ``combine="env"`` alone.
 
         Raises:
+            ConfigError: ``combine="env"`` and there is no environment reward of that shape.
             NonFiniteError: A row that is marked valid is not finite.
         """
         if self.frozen or self.normalise == "none":
             return
-        values = np.asarray(raw)[np.asarray(valid, dtype=bool)].astype(np.float64)
+        source = self._env_reward(env_reward, np.shape(raw)) if self.combine == "env" else np.asarray(raw)
+        values = source[np.asarray(valid, dtype=bool)].astype(np.float64)
         if not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).sum())
             raise NonFiniteError(f"{bad} of {values.size} rewards marked valid are not finite: mark such rows invalid")
@@ -129,28 +141,35 @@ class RewardTransform:
 
         Args:
             raw: Rewards of the model, any shape; NaN (not scored) stays NaN.
-            env_reward: The environment's own rewards, same shape; needed by ``combine="add"`` alone.
+            env_reward: The environment's own rewards, same shape; needed by ``combine="add"`` and ``"env"``.
 
         Returns:
             float32, the shape of ``raw``.
 
         Raises:
-            ConfigError: ``combine="add"`` and there is no environment reward of that shape.
+            ConfigError: There is no environment reward of that shape where it is needed.
         """
         reward = np.asarray(raw, dtype=np.float64)
+        if self.combine == "env":  # a row that could not be scored is left out here as everywhere
+            reward = np.where(np.isnan(reward), np.nan, self._env_reward(env_reward, reward.shape))
         if self.normalise == "running":
             stats = self._stats
             reward = (reward - stats.mean) / stats.std
         reward = self.scale * reward
         if self.combine == "add":
-            if env_reward is None or np.shape(env_reward) != reward.shape:
-                got = "none" if env_reward is None else f"shape {np.shape(env_reward)}"
-                raise ConfigError(
-                    f"combine=add needs the environment's own rewards of shape {reward.shape}, got {got}: "
-                    "give them or set combine=replace"
-                )
-            reward = reward + self.env_weight * np.asarray(env_reward, dtype=np.float64)
+            reward = reward + self.env_weight * self._env_reward(env_reward, reward.shape)
         return reward.astype(np.float32)
+
+    def _env_reward(
+        self, env_reward: npt.NDArray[np.floating] | None, shape: tuple[int, ...]
+    ) -> npt.NDArray[np.float64]:
+        if env_reward is None or np.shape(env_reward) != shape:
+            got = "none" if env_reward is None else f"shape {np.shape(env_reward)}"
+            raise ConfigError(
+                f"combine={self.combine} needs the environment's own rewards of shape {shape}, got {got}: "
+                "give them or set combine=replace"
+            )
+        return np.asarray(env_reward, dtype=np.float64)
 
     def frozen_copy(self) -> RewardTransform:
         """Return a frozen transform with the same settings and the statistics of now, for evaluation."""

@@ -1,30 +1,23 @@
 """Score every step at once, for algorithms that have their own buffer or none.
 
-Slower than the scoring buffers (one encoder call per step), equal in result. A gym step must return a number, so an
-invalid frame gives reward 0.0 with ``info["reward_valid"] = False``: an algorithm that does not read the flag learns
-from that zero. Prefer the scoring buffers, which leave such rows out.
+Slower than the scoring buffers (one encoder call per step), equal in result. A gym step must return a number, and a
+frame that could not be scored has none: it ends the run with an error, where the scoring buffers leave its row out.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 
-from vlmreward.errors import ConfigError
+from vlmreward.errors import ConfigError, RenderingError
 from vlmreward.types import Encoder, RewardModel
 from vlmreward.wrappers.capture_frames import CONSTANT_FRAME, ENV_REWARD_KEY, check_pixels, is_constant, render_frame
 from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, ScoredRows, Transform, gather
 
 VLM_REWARD_KEY = "vlm_reward"
-"""Key in ``info`` of the raw reward of the model, a float, or None where it is not valid."""
-
-VALID_KEY = "reward_valid"
-"""Key in ``info`` of whether the frame could be scored, a bool."""
-
-REASON_KEY = "reward_reason"
-"""Key in ``info`` of why the frame could not be scored; only where it could not."""
+"""Key in ``info`` of the raw reward of the model, a float."""
 
 
 def check_per_step(reward_model: RewardModel) -> None:
@@ -40,11 +33,25 @@ def check_per_step(reward_model: RewardModel) -> None:
         )
 
 
+def refuse_step(reason: str) -> NoReturn:
+    """End a run whose step has no reward.
+
+    Args:
+        reason: Why the frame could not be scored.
+
+    Raises:
+        RenderingError: Always.
+    """
+    raise RenderingError(
+        f"a frame could not be scored ({reason}), and an algorithm without a scoring buffer can't leave its step out: "
+        "look at what the environment renders, or use an agent that is scored in batches (vlmreward list agents)"
+    )
+
+
 class ReplaceReward(gym.Wrapper):
     """Replaces the reward of one plain Gymnasium environment.
 
-    ``info`` gains ``env_reward`` (float), ``vlm_reward`` (raw, float or None), ``reward_valid`` (bool) and, for an
-    invalid frame, ``reward_reason``.
+    ``info`` gains ``env_reward`` and ``vlm_reward`` (raw), both floats.
 
     Args:
         env: Environment with ``render_mode="rgb_array"``.
@@ -85,26 +92,25 @@ class ReplaceReward(gym.Wrapper):
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step the environment and score the frame that the action led to."""
+        """Step the environment and score the frame that the action led to.
+
+        Raises:
+            RenderingError: The frame could not be scored.
+        """
         obs, env_reward, terminated, truncated, info = self.env.step(action)
         row = self._row
         row["step"] += 1
         row["reset"], row["env_reward"] = False, env_reward
         row["terminated"], row["truncated"] = terminated, truncated
         scored = self._score()
-        self.transform.update(scored.raw, scored.valid)
+        if not scored.valid[0]:
+            refuse_step(scored.reasons[0])
+        self.transform.update(scored.raw, scored.valid, row["env_reward"])
         reward = self.transform.apply(scored.raw, row["env_reward"])
-        extra = {ENV_REWARD_KEY: float(env_reward), **describe_score(scored.raw[0], scored.valid[0])}
-        if scored.reasons:
-            extra[REASON_KEY] = scored.reasons[0]
-        return obs, float(reward[0]) if scored.valid[0] else 0.0, terminated, truncated, {**info, **extra}
+        extra = {ENV_REWARD_KEY: float(env_reward), VLM_REWARD_KEY: float(scored.raw[0])}
+        return obs, float(reward[0]), terminated, truncated, {**info, **extra}
 
     def _score(self) -> ScoredRows:
         frame = render_frame(self.env)
         self._row["reason"] = CONSTANT_FRAME if is_constant(frame) else 0
         return self._scorer.score(self._row, gather(self._row, np.ascontiguousarray(frame)[None]))
-
-
-def describe_score(raw: np.float32, valid: np.bool_) -> dict[str, Any]:
-    """Return what ``info`` tells of one raw reward."""
-    return {VLM_REWARD_KEY: float(raw) if valid else None, VALID_KEY: bool(valid)}

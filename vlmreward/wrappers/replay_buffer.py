@@ -215,7 +215,7 @@ class ScoredReplayMixin(_Base):
         first = self._waiting[0][0]
         scores = self.scorer.scores(first, last)
         later: deque[tuple[int, int]] = deque()
-        raw, valid = [], []
+        raw, valid, env_reward = [], [], []
         for ticket, row in self._waiting:
             if ticket > last:
                 later.append((ticket, row))
@@ -229,13 +229,14 @@ class ScoredReplayMixin(_Base):
             self.episode_starts[row] = scores.step[number] == 1
             raw.append(scores.raw[number, fresh])
             valid.append(scores.valid[number, fresh])
+            env_reward.append(self.env_rewards[row, fresh])
             if not scores.scored[number].all():
                 later.append((ticket, row))
         self._waiting = later
         if raw:
             values, good = np.concatenate(raw), np.concatenate(valid)
             self._n_valid += int(good.sum())
-            self.scorer.transform.update(values, good)
+            self.scorer.transform.update(values, good, np.concatenate(env_reward))
 
     def _raise_nothing(self) -> None:
         if (self.status[: self.size()] == UNSCORED).any():

@@ -165,8 +165,9 @@ class ScoredRolloutMixin(_Base):
                 f"none of the rollout's {self.valid.size} frames could be scored ({reasons}): look at what the "
                 "environment renders"
             )
-        self.scorer.transform.update(self.raw, self.valid)
-        learned = self.scorer.transform.apply(self.raw, scores.env_reward[rows])
+        env_reward = scores.env_reward[rows]
+        self.scorer.transform.update(self.raw, self.valid, env_reward)
+        learned = self.scorer.transform.apply(self.raw, env_reward)
         return np.where(self.valid, learned, np.float32(0))
 
 

@@ -46,7 +46,9 @@ _ENCODER_LOCK = threading.Lock()
 class Transform(Protocol):
     """What turns raw rewards into the number an agent learns from (see ``vlmreward.rewards.transform``)."""
 
-    def update(self, raw: npt.NDArray[np.floating], valid: BoolArray) -> None:
+    def update(
+        self, raw: npt.NDArray[np.floating], valid: BoolArray, env_reward: npt.NDArray[np.floating] | None = None
+    ) -> None:
         """Take the valid rows into the statistics."""
         ...
 

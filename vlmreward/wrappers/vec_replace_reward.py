@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from vlmreward.errors import ConfigError
-from vlmreward.wrappers.replace_reward import check_per_step, describe_score
+from vlmreward.wrappers.replace_reward import VLM_REWARD_KEY, check_per_step, refuse_step
 from vlmreward.wrappers.vec_capture_frames import TICKET_KEY, VecCaptureFrames
 
 
 class VecReplaceReward(VecEnvWrapper):
     """Replaces the rewards of a VecCaptureFrames, at every step, with one encoder call for all environments.
 
-    ``info`` gains ``vlm_reward`` and ``reward_valid`` as with ``ReplaceReward``.
+    ``info`` gains ``vlm_reward`` as with ``ReplaceReward``.
 
     Args:
         venv: A VecCaptureFrames, or wrappers of it.
@@ -42,13 +41,19 @@ class VecReplaceReward(VecEnvWrapper):
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Wait for the step and for its rewards."""
+        """Wait for the step and for its rewards.
+
+        Raises:
+            RenderingError: A frame could not be scored.
+        """
         obs, _, dones, infos = self.venv.step_wait()
         ticket = infos[0][TICKET_KEY]
         scores = self._scorer.scores(ticket, ticket)
         raw, valid = scores.raw[0], scores.valid[0]
-        self._scorer.transform.update(raw, valid)
-        rewards = np.where(valid, self._scorer.transform.apply(raw, scores.env_reward[0]), np.float32(0))
-        for info, value, good in zip(infos, raw, valid, strict=True):
-            info.update(describe_score(value, good))
+        if not valid.all():
+            refuse_step(", ".join(self._scorer.stats()["reasons"]) or "unknown reason")
+        self._scorer.transform.update(raw, valid, scores.env_reward[0])
+        rewards = self._scorer.transform.apply(raw, scores.env_reward[0])
+        for info, value in zip(infos, raw, strict=True):
+            info[VLM_REWARD_KEY] = float(value)
         return obs, rewards, dones, infos
