@@ -10,7 +10,7 @@ import numpy as np
 
 from vlmreward.errors import ConfigError
 
-POLICIES = ("agent", "random", "zero")
+POLICIES = ("agent", "random", "zero", "hold")
 
 
 class Policy(Protocol):
@@ -97,6 +97,30 @@ class ZeroPolicy:
         else:
             raise ConfigError(f"policy=zero does not know the zero action of {space}: use policy=random")
         self._actions = np.stack([action] * n_envs)
+
+    def start(self, slot: int, seed: int) -> None:
+        """Do nothing."""
+
+    def act(self, obs: Any) -> np.ndarray:
+        """Return one action per environment."""
+        return self._actions
+
+
+class HoldPolicy:
+    """Holds the pose that an episode starts in: the action that the environment names in ``hold_action``.
+
+    Args:
+        env: One of the environments.
+        n_envs: Environments side by side.
+
+    Raises:
+        ConfigError: The environment names none.
+    """
+
+    def __init__(self, env: gym.Env, n_envs: int) -> None:
+        if not env.has_wrapper_attr("hold_action"):
+            raise ConfigError("policy=hold needs an environment with a pose to hold: use policy=zero or policy=random")
+        self._actions = np.stack([np.asarray(env.get_wrapper_attr("hold_action"))] * n_envs)
 
     def start(self, slot: int, seed: int) -> None:
         """Do nothing."""

@@ -2,6 +2,7 @@
 
     python benchmarks/text_goals.py cartpole         # 4 goals; 5 seeds of the first, one of the others; matrix
     python benchmarks/text_goals.py mountaincar      # 5 seeds
+    python benchmarks/text_goals.py humanoid         # one pose, and the same with the hand-written reward
     python benchmarks/text_goals.py cartpole --table # only print what there is
 
 Every run is a `vlmreward train` with the environment's defaults, then `vlmreward evaluate` of 100 episodes. Runs whose
@@ -17,21 +18,51 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-# environment -> (goal trained with all seeds, all goals that are crossed, further evaluations as environment arguments)
-STUDIES: dict[str, tuple[str, tuple[str, ...], dict[str, tuple[str, ...]]]] = {
-    "cartpole": (
-        "upright",
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained and measured in one environment.
+
+    Attributes:
+        id: Gymnasium id, whose tasks have the text goals.
+        tasks: The goals that are crossed; the first is trained with all seeds, the others with seed 0.
+        seeds: Seeds of the first goal.
+        starts: Evaluations by name, as environment arguments; the agents are crossed on the first.
+        policies: Trivial policies that are measured on every goal.
+        env_reward: Whether the first goal is also trained on the environment's hand-written reward (seed 0).
+    """
+
+    id: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    starts: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ()})
+    policies: tuple[str, ...] = ("random", "zero")
+    env_reward: bool = False
+
+    def runs(self) -> list[tuple[str, int, str]]:
+        """Return (task, seed, reward) of every run."""
+        main, *others = self.tasks
+        hand_written = [(main, 0, "env")] if self.env_reward else []
+        return [(main, seed, "vlm") for seed in self.seeds] + [(task, 0, "vlm") for task in others] + hand_written
+
+
+STUDIES = {
+    "cartpole": Study(
+        "vlmreward/CartPole-v0",
         ("upright", "hanging", "left", "right"),
-        {"any": ("env.kwargs.start=any",), "upright": ("env.kwargs.start=upright",)},
+        starts={"any": ("env.kwargs.start=any",), "upright": ("env.kwargs.start=upright",)},
     ),
-    "mountaincar": ("top", ("top",), {"default": ()}),
+    "mountaincar": Study("vlmreward/MountainCar-v0", ("top",)),
+    "humanoid": Study(
+        "vlmreward/Humanoid-v0", ("lotus",), seeds=(0,), policies=("random", "zero", "hold"), env_reward=True
+    ),
 }
-SEEDS = range(5)
-POLICIES = ("random", "zero")
 
 
 def command(*arguments: str, threads: int) -> None:
@@ -47,68 +78,55 @@ def success(path: Path) -> dict[str, Any]:
 
 def goal_of(env: str, task: str) -> str:
     """Return the text goal of a task."""
-    from vlmreward.envs.classic.cartpole import CartPoleEnv
-    from vlmreward.envs.classic.mountaincar import MountainCarEnv
+    from vlmreward.cli.environments import find_tasks
 
-    return {"cartpole": CartPoleEnv, "mountaincar": MountainCarEnv}[env].TASKS[task].goal
+    return find_tasks(STUDIES[env].id)[task].goal
 
 
-def study_run(env: str, task: str, seed: int, folder: Path, threads: int) -> None:
+def study_run(env: str, task: str, seed: int, reward: str, folder: Path, threads: int) -> None:
     """Train one agent, evaluate it on every goal and start, and write its JSON."""
-    target = folder / f"{task}__seed{seed}.json"
+    target = folder / f"{task}__seed{seed}{'' if reward == 'vlm' else '__env_reward'}.json"
     if target.exists():
         return
-    _, tasks, starts = STUDIES[env]
+    study = STUDIES[env]
+    learn_from = () if reward == "vlm" else ("reward.combine=env",)
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
-        command("train", f"env={env}", f"goal={goal_of(env, task)}", f"seed={seed}", f"run_dir={run}", threads=threads)
+        goal = f"goal={goal_of(env, task)}"
+        command("train", f"env={env}", goal, f"seed={seed}", f"run_dir={run}", *learn_from, threads=threads)
         trained = json.loads((run / "result.json").read_text())
-        result = {key: trained[key] for key in ("env", "goal", "encoder", "reward", "agent", "seed", "versions")}
+        keys = ("env", "goal", "encoder", "reward", "agent", "seed", "versions", "timesteps", "cpus", "threads")
+        result = {key: trained[key] for key in keys}
         result |= {"wall_seconds": trained["wall_seconds"], "phase_seconds": trained["phase_seconds"]}
         result["success"] = {}
-        for other in tasks:
-            for name, settings in starts.items():
-                if name != next(iter(starts)) and other != task:
+        for other in study.tasks:
+            for name, settings in study.starts.items():
+                if name != next(iter(study.starts)) and other != task:
                     continue
                 out = Path(scratch) / "evaluation.json"
-                asked = f"goal={goal_of(env, other)}"
-                command(
-                    "evaluate",
-                    f"run={run}",
-                    asked,
-                    f"out={out}",
-                    "score=false",
-                    "episodes=100",
-                    *settings,
-                    threads=threads,
-                )
+                asked = (f"goal={goal_of(env, other)}", "episodes=100", f"score={str(other == task).lower()}")
+                command("evaluate", f"run={run}", *asked, f"out={out}", *settings, threads=threads)
                 result["success"].setdefault(other, {})[name] = success(out)
+                if other == task:
+                    result.setdefault("vlm_return", {})[name] = json.loads(out.read_text())["evaluation"]["vlm_return"]
     folder.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def study_trivial(env: str, folder: Path) -> None:
-    """Measure random and zero-action policies on every goal."""
+    """Measure the trivial policies on every goal."""
     target = folder / "trivial.json"
     if target.exists():
         return
-    _, tasks, starts = STUDIES[env]
+    study = STUDIES[env]
     table: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "evaluation.json"
-        for policy in POLICIES:
-            for task in tasks:
-                for name, settings in starts.items():
-                    command(
-                        "evaluate",
-                        f"env={env}",
-                        f"env.task={task}",
-                        f"policy={policy}",
-                        f"out={out}",
-                        "score=false",
-                        *settings,
-                        threads=1,
-                    )
+        for policy in study.policies:
+            for task in study.tasks:
+                for name, settings in study.starts.items():
+                    asked = (f"env.task={task}", f"policy={policy}", "episodes=100", "score=false", f"out={out}")
+                    command("evaluate", f"env={env}", *asked, *settings, threads=1)
                     table.setdefault(policy, {}).setdefault(task, {})[name] = success(out)
     folder.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(table, indent=2) + "\n")
@@ -116,19 +134,19 @@ def study_trivial(env: str, folder: Path) -> None:
 
 def print_table(env: str, folder: Path) -> None:
     """Print the matrix of success: rows are agents, columns are goals."""
-    main_task, tasks, starts = STUDIES[env]
-    first = next(iter(starts))
+    study = STUDIES[env]
+    first, *others = study.starts
     rows: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*__seed*.json")):
         rows[path.stem] = json.loads(path.read_text())["success"]
     if (folder / "trivial.json").exists():
         rows |= json.loads((folder / "trivial.json").read_text())
-    print(f"| agent | {' | '.join(tasks)} |" + "".join(f" own goal, start {s} |" for s in list(starts)[1:]))
-    print("|---" * (len(tasks) + len(starts)) + "|")
+    print(f"| agent | {' | '.join(study.tasks)} |" + "".join(f" own goal, start {s} |" for s in others))
+    print("|---" * (len(study.tasks) + len(study.starts)) + "|")
     for name, row in rows.items():
-        cells = [f"{row[t][first]['rate']:.2f}" for t in tasks]
-        own = name.split("__")[0] if "__" in name else main_task
-        cells += [f"{row[own][s]['rate']:.2f}" for s in list(starts)[1:]]
+        cells = [f"{row[t][first]['rate']:.2f}" for t in study.tasks]
+        own = name.split("__")[0] if "__" in name else study.tasks[0]
+        cells += [f"{row[own][s]['rate']:.2f}" for s in others]
         print(f"| {name} | {' | '.join(cells)} |")
 
 
@@ -141,12 +159,12 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = HERE / "results" / arguments.env
     if not arguments.table:
-        main_task, tasks, _ = STUDIES[arguments.env]
         study_trivial(arguments.env, folder)
-        wanted = [(main_task, seed) for seed in SEEDS] + [(task, 0) for task in tasks if task != main_task]
         threads = 2 if arguments.jobs == 1 else 1
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            jobs = [pool.submit(study_run, arguments.env, t, s, folder, threads) for t, s in wanted]
+            jobs = [
+                pool.submit(study_run, arguments.env, *run, folder, threads) for run in STUDIES[arguments.env].runs()
+            ]
             for job in jobs:
                 job.result()
     print_table(arguments.env, folder)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vlmreward.agents.evaluation import Episode, mean_interval, proportion, run_episodes, summarise
-from vlmreward.agents.policies import RandomPolicy, ZeroPolicy
+from vlmreward.agents.policies import HoldPolicy, RandomPolicy, ZeroPolicy
+from vlmreward.errors import ConfigError
 from vlmreward.wrappers.scoring import FrameScorer
 
 
@@ -131,3 +132,11 @@ def test_zero_policy_does_nothing(dots: Any) -> None:
     assert ZeroPolicy(gym.spaces.Discrete(3, start=2), 1).act(None).tolist() == [2]
     box = gym.spaces.Box(np.array([-1.0, 0.5]), np.array([1.0, 2.0]), dtype=np.float64)
     assert ZeroPolicy(box, 1).act(None).tolist() == [[0.0, 0.5]]
+
+
+def test_hold_policy_takes_the_action_that_the_environment_names(dots: Any) -> None:
+    env = dots.Env()
+    with pytest.raises(ConfigError, match="policy=hold needs an environment with a pose to hold"):
+        HoldPolicy(env, 1)
+    env.hold_action = np.array([0.5, -0.5])
+    assert HoldPolicy(env, 2).act(None).tolist() == [[0.5, -0.5]] * 2

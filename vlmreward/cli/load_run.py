@@ -11,13 +11,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from vlmreward.agents.checkpoint_state import restore_policy
-from vlmreward.agents.policies import POLICIES, AgentPolicy, Policy, RandomPolicy, ZeroPolicy
+from vlmreward.agents.policies import POLICIES, AgentPolicy, HoldPolicy, Policy, RandomPolicy, ZeroPolicy
 from vlmreward.agents.sb3 import make_algorithm
 from vlmreward.cli.arguments import Arguments
 from vlmreward.cli.build import policy_device
 from vlmreward.cli.compose import compose
+from vlmreward.cli.environments import find_tasks
 from vlmreward.cli.groups import list_groups
-from vlmreward.cli.run_folder import RunFolder
+from vlmreward.cli.run_folder import RunFolder, slug
 from vlmreward.cli.settings import TrainSettings, change_goal, resolve
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
@@ -35,12 +36,14 @@ class Subject:
         options: The evaluation's own settings.
         run: The run's folder; None for a trivial policy without one.
         note: What the user should know, or "".
+        other_goal: For file names, the goal where it is not the run's own (without a run: the environment's), or "".
     """
 
     settings: TrainSettings
     options: dict[str, Any]
     run: RunFolder | None
     note: str = ""
+    other_goal: str = ""
 
 
 def find_subject(command: str, arguments: Arguments) -> Subject:
@@ -60,28 +63,44 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
             raise ConfigError(f"{chosen[0]} belongs to the run and can't change: leave it out")
         options = compose(command, arguments)
         run, settings = RunFolder.open(str(options["run"]))
+        usual = settings.goal, settings.env.task
         settings, note = change_goal(settings, options)
     else:
         if not chosen:
             compose(command, arguments)  # a misspelt setting is the better thing to complain about
-            raise ConfigError(
-                "run is not given: write run=<run folder>, or env=<name> and policy=random or policy=zero"
-            )
+            raise ConfigError("run is not given: write run=<run folder>, or env=<name> and policy=random, zero or hold")
         known = compose(command, Arguments())
         own = [key for key in known if key not in _GOAL_KEYS]
         mine, rest = arguments.take(own)
         options = compose(command, mine)
         if options["policy"] == "agent":
-            raise ConfigError("an agent needs run=<run folder>: without one write policy=random or policy=zero")
+            raise ConfigError("an agent needs run=<run folder>: without one write policy=random, zero or hold")
         run = None
-        settings, note = resolve(compose("train", rest))
+        composed = compose("train", rest)
+        settings, note = resolve(composed)
+        task = composed["env"].get("default_task")
+        usual = _goal_of(settings.env.id, task), task
     if options["policy"] not in POLICIES:
         raise ConfigError(f"unknown policy {options['policy']!r}: {suggest(str(options['policy']), POLICIES)}")
     for key in ("episodes", "seed"):
         if not isinstance(options[key], int) or options[key] < (1 if key == "episodes" else 0):
             raise ConfigError(f"{key} must be a whole number >= {1 if key == 'episodes' else 0}, got {options[key]!r}")
     changed = {**vars(settings), "device": str(options["device"]), "threads": options["threads"]}
-    return Subject(TrainSettings(**{**changed, "encode_batch": options["encode_batch"]}), options, run, note)
+    settings = TrainSettings(**{**changed, "encode_batch": options["encode_batch"]})
+    other_goal = "" if usual == (settings.goal, settings.env.task) else _name_goal(settings)
+    return Subject(settings, options, run, note, other_goal)
+
+
+def _name_goal(settings: TrainSettings) -> str:
+    """Return the task and, where it is not the task's, the goal, as part of a file name."""
+    task = settings.env.task
+    own_words = "" if settings.goal == _goal_of(settings.env.id, task) else slug(" ".join(settings.goal))
+    return "__".join(part for part in (task, own_words) if part)
+
+
+def _goal_of(env_id: str, task: str | None) -> tuple[str, ...]:
+    tasks = find_tasks(env_id)
+    return (tasks[task].goal,) if task in tasks else ()
 
 
 def load_policy(subject: Subject, n_envs: int, env: gym.Env) -> tuple[Policy, dict[str, Any]]:
@@ -100,6 +119,8 @@ def load_policy(subject: Subject, n_envs: int, env: gym.Env) -> tuple[Policy, di
         return RandomPolicy(env.action_space, n_envs), {"policy": name}
     if name == "zero":
         return ZeroPolicy(env.action_space, n_envs), {"policy": name}
+    if name == "hold":
+        return HoldPolicy(env, n_envs), {"policy": name}
     assert subject.run is not None, "find_subject() wants a run for the agent"
     path = subject.run.checkpoints.find(str(subject.options["checkpoint"]))
     state, meta, _ = subject.run.checkpoints.load(path, with_shared=False)

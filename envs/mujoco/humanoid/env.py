@@ -9,7 +9,7 @@ import numpy as np
 
 from vlmreward.envs.mujoco.gl import ensure_gl, import_mujoco
 from vlmreward.envs.mujoco.humanoid.facts import compute_facts, describe
-from vlmreward.envs.mujoco.humanoid.model import CTRL_LIMIT, MOTORS, ROOT, Control
+from vlmreward.envs.mujoco.humanoid.model import CTRL_LIMIT, JOINTS, MOTORS, ROOT, Control
 from vlmreward.envs.mujoco.humanoid.poses import put_on_ground, start_pose
 from vlmreward.envs.mujoco.humanoid.scene import VLMRM_CAMERA, Appearance, HumanoidScene
 from vlmreward.envs.mujoco.humanoid.states import sample_random_state
@@ -149,7 +149,7 @@ class HumanoidEnv(gym.Env):
         self.data = mujoco.MjData(self.model)
         mujoco.mj_forward(self.model, self.data)
         self.dt = self.model.opt.timestep * FRAME_SKIP
-        self._start = start
+        self._start, self._control = start, control
         self._ctrl_middle, self._ctrl_half = _control_range(self.model, control)
         self._torso = self.model.body("torso").id
         self._facts: dict[str, float] = {}
@@ -211,6 +211,18 @@ class HumanoidEnv(gym.Env):
         if self.render_mode is None:
             raise RenderingError("this environment was made without pictures: make it with render_mode='rgb_array'")
         return self.scene.render(self.data)
+
+    @property
+    def hold_action(self) -> np.ndarray:
+        """The action that keeps the joints where an episode's start has them, float32, shape (17,).
+
+        With torque control that is no torque at all, the best that a constant action can do.
+        """
+        if self._control == "torque":
+            return np.zeros(len(MOTORS), np.float32)
+        start = start_pose()[ROOT:]
+        angles = np.array([start[JOINTS.index(name)] for name in MOTORS])
+        return np.clip((angles - self._ctrl_middle) / self._ctrl_half, -1.0, 1.0).astype(np.float32)
 
     def facts(self) -> dict[str, float]:
         """Return the true facts of the present state; see ``facts.FACTS``."""

@@ -239,6 +239,17 @@ def test_wrong_arguments_are_named(kwargs, error, message):
         HumanoidEnv(**kwargs)
 
 
+def test_hold_action_keeps_the_joints_where_they_start():
+    env = HumanoidEnv(task="standing", render_mode=None, control="position")
+    env.reset(seed=0)
+    first = env.data.qpos[7:].copy()
+    for _ in range(20):  # 0.3 s: later the robot, which does not balance, falls over and is bent
+        env.step(env.hold_action)
+    assert np.abs(env.data.qpos[7:] - first).max() < np.radians(6)
+    assert env.action_space.contains(env.hold_action)
+    assert not HumanoidEnv(render_mode=None, control="torque").hold_action.any()
+
+
 def test_wrong_actions_and_missing_pictures_are_named():
     env = HumanoidEnv(render_mode=None)
     env.reset(seed=0)
