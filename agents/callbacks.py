@@ -6,8 +6,9 @@ whole, and a checkpoint of it can be resumed.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from vlmreward.agents.checkpointer import Checkpointer
 from vlmreward.agents.episode_log import EpisodeLog
+from vlmreward.agents.frame_log import FrameLog
 from vlmreward.agents.last_step import LastStep, find_last_step
 from vlmreward.agents.progress import Progress
 from vlmreward.errors import ConfigError
 from vlmreward.wrappers.scorer import Scorer
 
-PHASES = ("env", "render", "encode", "learn")
+SCORER_PHASES = ("env", "render", "encode", "wait")  # whose time the scorer counts
+PHASES = (*SCORER_PHASES, "learn", "evaluate")
 
 
 class TrainingStopped(Exception):  # noqa: N818 (it is no error)
@@ -29,23 +32,42 @@ class TrainingStopped(Exception):  # noqa: N818 (it is no error)
 
 @dataclass
 class StopRequest:
-    """Set by a signal handler, read between two environment steps."""
+    """The user's wish to stop.
+
+    Attributes:
+        requested: Set by a signal handler, read between two environment steps.
+        at_once: Set when training is over: nothing is left to save, so that a signal handler needn't wait.
+    """
 
     requested: bool = False
+    at_once: bool = False
 
 
 @dataclass
 class Clock:
-    """Seconds spent so far, earlier sessions of the run included.
+    """Seconds spent so far, earlier sessions of the run included as far as their work was saved.
 
     Attributes:
-        wall: By the clock on the wall.
-        phases: In environments and in rendering (summed over environments), in the encoder (beside the others), and
-            in the algorithm's updates.
+        wall: By the clock on the wall, in ``learn``: steps, updates, waiting for rewards, the evaluations that choose
+            the best checkpoint, and checkpoints but for the last. Building the parts of a run and its final
+            evaluation are not in it.
+        phases: ``env`` and ``render``: in environments, summed over them. ``encode``: in the encoder, beside all
+            others. ``wait``: the main thread waited for rewards. ``learn``: in the algorithm's updates. ``evaluate``:
+            in evaluations, those that choose the best checkpoint and the final one; what they step, draw and encode
+            is in no other phase.
     """
 
     wall: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @contextlib.contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Count the time of a ``with`` block as a phase's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[phase] += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
@@ -85,6 +107,7 @@ class TrainingCallback(BaseCallback):
         scorer: Scores the training frames.
         checkpointer: Saves the run.
         episodes: Collects finished episodes.
+        frames: Counts scored frames.
         clock: Counts time.
         progress: Shows how far it is.
         cadence: How often.
@@ -97,6 +120,7 @@ class TrainingCallback(BaseCallback):
         scorer: Scorer,
         checkpointer: Checkpointer,
         episodes: EpisodeLog,
+        frames: FrameLog,
         clock: Clock,
         progress: Progress,
         cadence: Cadence,
@@ -104,18 +128,17 @@ class TrainingCallback(BaseCallback):
         select: Callable[[], float | None] | None = None,
     ) -> None:
         super().__init__()
-        self._scorer, self._checkpointer, self._episodes, self._clock = scorer, checkpointer, episodes, clock
-        self._progress, self._cadence, self._stop, self._select = progress, cadence, stop, select
+        self._scorer, self._checkpointer, self._episodes, self._frames = scorer, checkpointer, episodes, frames
+        self._clock, self._progress, self._cadence, self._stop, self._select = clock, progress, cadence, stop, select
         self.safe_timesteps = 0  # environment steps whose results are in the algorithm's state
         self._last_step: LastStep | None = None
         self._next: dict[str, int] = {}
         self._update_began: float | None = None
-        self._tick = time.perf_counter()
+        self._tick, self._stats = time.perf_counter(), scorer.stats()  # at the last count()
 
     def _on_training_start(self) -> None:
-        self._tick = time.perf_counter()
+        self._tick, self._stats = time.perf_counter(), self._scorer.stats()
         self._last_step = find_last_step(self.training_env)
-        self._scorer.reset_stats()
         done = self.model.num_timesteps
         self._next = {
             "log": _after(done, self._cadence.log),
@@ -157,26 +180,25 @@ class TrainingCallback(BaseCallback):
             self._clock.phases["learn"] += time.perf_counter() - self._update_began
             self._update_began = None
         self.safe_timesteps = self.model.num_timesteps
+        self._scorer.flush()  # the last line counts every frame
         self.write_log()
         self.save()
 
     def save(self) -> None:
         """Write a checkpoint of the last whole state."""
-        self.count_time()
+        self._scorer.flush()  # what is saved counts the frames whose rewards are saved
+        self.count()
         self._episodes.collect(self._scorer)
         self._checkpointer.save(self.safe_timesteps)
 
     def write_log(self) -> None:
         """Write one line of numbers."""
         self._episodes.collect(self._scorer)
-        stats = self._scorer.stats()
-        self.count_time()
+        self.count()
         means = self._episodes.means()
         done = self.model.num_timesteps
-        for key, value in means.items():
+        for key, value in {**means, **self._frames.next_line()}.items():
             self.logger.record(key, value)
-        self.logger.record("rollout/invalid_frac", stats["invalid_frac"])
-        self.logger.record("rollout/encode_batch_mean", stats["encode_batch_mean"])
         self.logger.record("rollout/episodes", self._episodes.total)
         self.logger.record("time/wall_seconds", self._clock.wall)
         for name, seconds in self._clock.phases.items():
@@ -184,15 +206,14 @@ class TrainingCallback(BaseCallback):
         self.logger.dump(step=done)
         self._progress.update(done, vlm_return=means["rollout/vlm_return"], success=means["rollout/success_rate"])
 
-    def count_time(self) -> None:
-        """Take the time since the last call into the clock."""
-        now = time.perf_counter()
+    def count(self) -> None:
+        """Take the time and the scored frames since the last call into the clock and the frame log."""
+        now, stats = time.perf_counter(), self._scorer.stats()
         self._clock.wall += now - self._tick
-        self._tick = now
-        stats = self._scorer.stats()
-        for name in ("env", "render", "encode"):
-            self._clock.phases[name] += stats[f"{name}_seconds"]
-        self._scorer.reset_stats()
+        for name in SCORER_PHASES:
+            self._clock.phases[name] += stats[f"{name}_seconds"] - self._stats[f"{name}_seconds"]
+        self._frames.add(stats, self._stats)
+        self._tick, self._stats = now, stats
 
 
 def _after(done: int, every: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vlmreward.errors import UnknownNameError
+from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
 
 Scoring = Literal["rollout", "replay", "step"]
@@ -65,12 +65,31 @@ _AGENTS = {
 }
 
 
+# What users look for and can't have: name -> why, and what to use instead.
+_REFUSED = {
+    "her": "it asks env.compute_reward for the rewards of other goals, and a reward from pictures is none of the "
+    "environment's; use agent=sac, agent=tqc or agent=dqn",
+}
+
+
+def check_refused(name: str) -> None:
+    """Refuse by name, with the reason, what can't learn from pictures.
+
+    Raises:
+        ConfigError: It is one of those.
+    """
+    if name.lower() in _REFUSED:
+        raise ConfigError(f"agent={name} is not supported: {_REFUSED[name.lower()]}")
+
+
 def get_agent(name: str) -> AgentSpec:
     """Return an algorithm's entry.
 
     Raises:
         UnknownNameError: There is no such algorithm.
+        ConfigError: It can't learn from pictures.
     """
+    check_refused(name)
     if name not in _AGENTS:
         raise UnknownNameError(f"unknown agent {name!r}: {suggest(name, _AGENTS)}")
     return _AGENTS[name]

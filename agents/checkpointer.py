@@ -12,6 +12,7 @@ from vlmreward.agents.checkpoint import CheckpointStore, StoredFile
 from vlmreward.agents.checkpoint_replay import ReplayChunks
 from vlmreward.agents.checkpoint_state import capture, restore
 from vlmreward.agents.metrics import JsonLinesWriter
+from vlmreward.errors import CheckpointError
 from vlmreward.wrappers.scorer import Scorer
 
 
@@ -93,6 +94,11 @@ class Checkpointer:
             CheckpointError: It is damaged, or does not fit the config.
         """
         state, meta, shared = self.store.load(path)
+        missing = [name for name in self._parts if name not in state]
+        if missing:
+            raise CheckpointError(
+                f"checkpoint {path} holds no {', '.join(missing)}: use the version of vlmreward that wrote it"
+            )
         restore(self._model, state["model"])
         self._scorer.load_state_dict(state["scorer"])
         for name, part in self._parts.items():

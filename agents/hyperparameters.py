@@ -56,9 +56,13 @@ def check_hyperparameters(name: str, algorithm: type, given: Mapping[str, Any]) 
     Raises:
         ConfigError: A name is unknown or is ours to set, or a value has the wrong type.
     """
+    from vlmreward.wrappers.checks import check_supported
+
     known = list_hyperparameters(algorithm)
     ready: dict[str, Any] = {}
     for key, value in given.items():
+        if key == "replay_buffer_class":
+            check_supported(value)
         if key in RESERVED:
             raise ConfigError(f"agent.{key} is set by vlmreward: write {RESERVED[key]}")
         if key not in known:

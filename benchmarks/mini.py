@@ -1,7 +1,8 @@
 """What the embedded encoder has learned, and the controls that tell learning from luck. Writes results/mini.json.
 
 Reads the folder of a ``vlmreward pretrain-mini out=<folder>`` (its sentences and its distilled text tower are
-reused; the controls are fitted there, each with the same few steps, beside a reference with as many).
+reused; the controls are fitted there, each with the same few steps, beside a reference with as many; the one on
+shuffled captions also trains the demo's agent, which must fail).
 
     python benchmarks/mini.py --folder runs/mini              # the packaged encoder
     python benchmarks/mini.py --folder runs/mini --controls   # and the controls
@@ -11,6 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -159,19 +163,30 @@ def main() -> None:
     result |= {"encoder": encoder.id, "pictures": len(pictures.frames), "figures": measure(encoder, pictures)}
     write(arguments.out, result)
     if arguments.controls:
-        training = None
         result["control_steps"] = arguments.control_steps
         table = result.setdefault("controls", {})
         for name, fit in controls(arguments.control_steps, list(settings.pictures)).items():
             if name in table:
                 continue  # one control at a time, resumable
-            if training is None:
-                training = run.pictures()
-            weights = run.fit(f"control-{name}", fit, training)
+            weights = run.fit(f"control-{name}", fit)
             kind = BagOfWordsEncoder if fit.bag_of_words else MiniEncoder
             table[name] = measure(kind(weights=weights), pictures)
+            if fit.shuffled:
+                table[name]["demo_success"] = demo_success(weights)
             write(arguments.out, result)
     print(json.dumps({k: v for k, v in result.items() if k != "controls"}, indent=2))
+
+
+def demo_success(weights: Path) -> dict[str, Any]:
+    """Train the demo's agent with other weights; return its true success from any start."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run, out = Path(scratch) / "run", Path(scratch) / "evaluation.json"
+        for arguments in (
+            ("train", "env=cartpole", f"encoder.weights={weights}", f"run_dir={run}"),
+            ("evaluate", f"run={run}", "episodes=100", "score=false", f"out={out}"),
+        ):
+            subprocess.run([sys.executable, "-m", "vlmreward.cli", *arguments], check=True)
+        return json.loads(out.read_text())["evaluation"]["success"]
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from vlmreward.agents.fit.pictures import PictureSet
 from vlmreward.agents.fit.text_tower import Distiller
 from vlmreward.data.captions.concept import is_held_out
+from vlmreward.encoders.device import cpu_has_bf16
 from vlmreward.encoders.mini import pooled_features
 from vlmreward.errors import ConfigError
 
@@ -32,7 +33,7 @@ class FitSettings:
 
     Attributes:
         steps: Optimiser steps.
-        images: Pictures a batch.
+        images: Pictures a batch, of each environment in proportion to how many there are.
         texts: Captions a batch.
         learning_rate: Peak of the image tower's one-cycle rate; the text tower gets ``text_rate`` of it.
         text_rate: Share of the learning rate for the text tower.
@@ -44,9 +45,9 @@ class FitSettings:
         bag_of_words: Control: mean of token embeddings instead of the transformer.
     """
 
-    steps: int = 1000
+    steps: int = 1200
     images: int = 192
-    texts: int = 160
+    texts: int = 96
     learning_rate: float = 2e-3
     text_rate: float = 0.15
     temperature: float = 0.08
@@ -186,6 +187,8 @@ class ContrastiveFit:
             for i, name in enumerate(pictures.names)
             if name not in settings.skip
         ]
+        total = sum(map(len, self._rows))
+        self._share = [max(1, round(settings.images * len(r) / total)) for r in self._rows]
         n = len(pictures.concepts)
         self._concept_map = np.random.default_rng([seed, 2]).permutation(n) if settings.shuffled else np.arange(n)
         self._generic = np.array([not c.targets for c in pictures.concepts])
@@ -227,14 +230,15 @@ class ContrastiveFit:
 
     def _losses(self, scale: torch.Tensor) -> dict[str, torch.Tensor]:
         s = self.settings
-        share = s.images // len(self._rows)
-        rows = np.concatenate([self._rng.choice(r, share, replace=False) for r in self._rows])
+        rows = np.concatenate(
+            [self._rng.choice(r, n, replace=False) for r, n in zip(self._rows, self._share, strict=True)]
+        )
         texts, concepts = self._captions.draw(s.texts)
         x = to_input(self.pictures.frames[rows], self._mean, self._std)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
             image = self.model.visual(x)
             text = text_features(self.model, self.tokenizer(texts), s.bag_of_words) @ self.model.text_projection
-            distil = self.distiller.batch_loss(64) if s.distil and not s.bag_of_words else torch.zeros(())
+            distil = self.distiller.batch_loss(32) if s.distil and not s.bag_of_words else torch.zeros(())
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
         similarity = text @ image.T
         distance = torch.from_numpy(self.pictures.distance[self._concept_map[concepts]][:, rows].astype(np.float32))

@@ -1,7 +1,8 @@
 """Tell goals that ``mini`` can know from all others: a linear classifier on its text features.
 
 Positives are captions of the grammar; negatives are general English, and sentences that use the domain's words of
-other things ("the shopping cart is full of apples"), without which any mention of a car would pass.
+other things ("the shopping cart is full of apples"), without which any mention of a car would pass. Half of both are
+said the way people talk (``casual``): a polite beginning, an ending, a word left out, so that those are no cue.
 """
 
 from __future__ import annotations
@@ -60,6 +61,27 @@ HARD_FRAMES = (
 WORDS = ("cart", "wagon", "car", "truck", "trolley", "box", "platform", "valley", "track", "robot")
 
 
+BEGINNINGS = (
+    "could you ", "can you ", "now ", "just ", "kindly ", "let's ", "I need it so that ", "it would be nice if ",
+    "next, ", "first ", "okay, ", "you should ", "see to it that ", "we are looking for this: ", "picture this: ",
+    "time to ",
+)  # fmt: skip
+ENDINGS = (
+    " please", ", thanks", "!", ".", " for as long as possible", " right now", " without moving", " and leave it there",
+    " the whole time", " if you can", ", nothing else", " again", " carefully", " as fast as possible", "?",
+)  # fmt: skip
+
+
+def casual(text: str, rng: np.random.Generator) -> str:
+    """Return a sentence as somebody might say it: with a beginning, an ending, or a word left out."""
+    words = text.split()
+    if len(words) > 4 and rng.random() < 0.3:
+        del words[rng.integers(len(words))]
+    beginning = BEGINNINGS[rng.integers(len(BEGINNINGS))] if rng.random() < 0.4 else ""
+    ending = ENDINGS[rng.integers(len(ENDINGS))] if rng.random() < 0.4 else ""
+    return f"{beginning}{' '.join(words)}{ending}"
+
+
 def hard_negatives(words: dict[str, list[str]], n: int, rng: np.random.Generator) -> list[str]:
     """Draw n sentences that use the domain's words of other things."""
     pools = {**words, "word": list(WORDS)}
@@ -74,13 +96,12 @@ def hard_negatives(words: dict[str, list[str]], n: int, rng: np.random.Generator
     return out
 
 
-def fit_domain(positive: np.ndarray, negative: np.ndarray, keep: float) -> tuple[np.ndarray, float]:
-    """Fit the classifier.
+def fit_domain(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fit the classifier; its threshold is where it errs as often on the one side as on the other.
 
     Args:
         positive: Text features of sentences of the domain, shape (P, W).
         negative: Text features of others, shape (Q, W).
-        keep: Share of the positives that must not be warned about, e.g. 0.98.
 
     Returns:
         Weight, float32, shape (W,), and bias: a text is outside the domain where ``features @ weight + bias < 0``.
@@ -92,9 +113,11 @@ def fit_domain(positive: np.ndarray, negative: np.ndarray, keep: float) -> tuple
     mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
     model = LogisticRegression(C=0.3, max_iter=2000, class_weight="balanced").fit((x - mean) / std, y)
     weight = (model.coef_[0] / std).astype(np.float32)
-    bias = float(model.intercept_[0] - mean @ weight)
-    threshold = float(np.quantile(positive @ weight + bias, 1.0 - keep))
-    return weight, bias - threshold
+    inside, outside = np.sort(positive @ weight), np.sort(negative @ weight)
+    tried = np.concatenate([inside, outside])
+    warned = np.searchsorted(inside, tried) / len(inside)  # share of the domain's sentences below each threshold
+    passed = 1.0 - np.searchsorted(outside, tried) / len(outside)
+    return weight, -float(tried[np.argmin(np.abs(warned - passed))])
 
 
 def auroc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from vlmreward.agents.fit import corpus, domain
 from vlmreward.agents.fit.contrastive import ContrastiveFit, FitSettings, text_features
 from vlmreward.agents.fit.pictures import Domain, PictureSet, make_pictures
-from vlmreward.agents.fit.text_tower import Distiller, embed_with_teacher
+from vlmreward.agents.fit.text_tower import Distiller, embed_with_teacher, warm_start
 from vlmreward.data.captions.cartpole import HELD_OUT_COMPOSITIONS
+from vlmreward.data.captions.concept import Concept, is_held_out
 from vlmreward.encoders import mini
 from vlmreward.errors import ConfigError
 
@@ -53,9 +55,9 @@ class PretrainSettings:
     general: int = 110_000
     frames: int = 60_000
     phrasings: int = 2000
-    distil_steps: int = 4000
+    distil_steps: int = 2000
     pictures: dict[str, int] = field(
-        default_factory=lambda: {"cartpole": 14_000, "mountaincar": 9_000, "humanoid": 16_000}
+        default_factory=lambda: {"cartpole": 12_000, "mountaincar": 6_000, "humanoid": 24_000}
     )
     plain_share: float = 0.4
     fit: FitSettings = field(default_factory=FitSettings)
@@ -98,10 +100,9 @@ class Pretraining:
             words = corpus.read_words(wordnet)
             texts = set(chosen) | set(corpus.frame_sentences(words, s.frames, rng))
             texts |= set(domain.hard_negatives(words, s.frames // 4, rng))
-            for d in self._domains:
-                for concept in d.concepts:
-                    texts |= set(concept.phrasings(s.phrasings // (10 if concept.parts else 1), rng))
-            # Distillation draws batches of neighbours, so neighbours should be of like length.
+            for concept in self._shown_concepts():
+                found = concept.phrasings(s.phrasings // (10 if concept.parts else 1), rng)
+                texts |= {text for text in found if not is_held_out(text)}
             ordered = sorted(texts, key=lambda t: (len(t.split()), t))
             done = 0
 
@@ -120,9 +121,11 @@ class Pretraining:
         s, path = self.settings, self.folder / "distilled.safetensors"
         texts, teacher = self.sentences()
         torch.manual_seed(s.seed)
-        model = mini.build_model()
-        distiller = Distiller(model, mini.make_tokenizer()(texts), teacher, s.seed)
+        model, tokenizer = mini.build_model(), mini.make_tokenizer()
+        tokens = tokenizer(texts)
+        distiller = Distiller(model, tokens, teacher, s.seed)
         if not path.exists():
+            warm_start(model, tokenizer)
             step = 0
 
             def progress(loss: float) -> None:
@@ -134,7 +137,7 @@ class Pretraining:
             state = {f"model.{k}": v for k, v in model.state_dict().items()}
             _save_tensors(path, state | {f"head.{k}": v for k, v in distiller.head.state_dict().items()})
             # What follows draws from a fresh stream, as it does when this stage was done by an earlier process.
-            distiller = Distiller(model, distiller.tokens, teacher, s.seed)
+            distiller = Distiller(model, tokens, teacher, s.seed)
         state = load_file(path)
         model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
         distiller.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
@@ -154,8 +157,13 @@ class Pretraining:
         size = mini.PREPROCESS.size[0]
         return make_pictures(self._domains, counts, size, s.seed + seed_offset, s.plain_share, progress)
 
-    def fit(self, name: str, settings: FitSettings, pictures: PictureSet) -> Path:
-        """Fit both towers and return the weights file ``<name>.safetensors``."""
+    @cached_property
+    def training_pictures(self) -> PictureSet:
+        """The pictures to train on, rendered when they are first asked for."""
+        return self.pictures()
+
+    def fit(self, name: str, settings: FitSettings) -> Path:
+        """Fit both towers, unless it was done before, and return the weights file ``<name>.safetensors``."""
         path = self.folder / f"{name}.safetensors"
         if path.exists():
             with safe_open(path, framework="pt") as f:
@@ -165,7 +173,13 @@ class Pretraining:
         model, distiller = self.distiller()
         torch.manual_seed(self.settings.seed)
         run = ContrastiveFit(
-            model, mini.make_tokenizer(), pictures, distiller, settings, HELD_OUT_COMPOSITIONS, self.settings.seed
+            model,
+            mini.make_tokenizer(),
+            self.training_pictures,
+            distiller,
+            settings,
+            HELD_OUT_COMPOSITIONS,
+            self.settings.seed,
         )
         step = 0
 
@@ -185,6 +199,10 @@ class Pretraining:
     def _plain(self, fit: FitSettings) -> PretrainSettings:
         return replace(self.settings, fit=fit, wordnet="wordnet-base")
 
+    def _shown_concepts(self) -> list[Concept]:
+        """Return the concepts whose phrasings may be met in training, as captions or as bare sentences."""
+        return [c for d in self._domains for c in d.concepts if not c.parts or c.parts not in HELD_OUT_COMPOSITIONS]
+
     @torch.no_grad()
     def _fit_domain(self, model: Any) -> tuple[np.ndarray, float]:
         rng = np.random.default_rng([self.settings.seed, 3])
@@ -192,14 +210,18 @@ class Pretraining:
         general = corpus.read_sentences(Path(self.settings.wordnet))
         outside = [general[i] for i in rng.choice(len(general), min(3000, len(general)), replace=False)]
         outside += corpus.frame_sentences(words, 2000, rng) + domain.hard_negatives(words, 6000, rng)
-        inside = [c.sample(rng) for d in self._domains for c in d.concepts for _ in range(20 if c.parts else 150)]
+        inside = [c.sample(rng) for c in self._shown_concepts() for _ in range(20 if c.parts else 150)]
+        inside = [text for text in inside if not is_held_out(text)]
+        inside, outside = (
+            [domain.casual(text, rng) if rng.random() < 0.5 else text for text in texts] for texts in (inside, outside)
+        )
         tokenizer = mini.make_tokenizer()
 
         def features(texts: list[str]) -> np.ndarray:
             parts = [text_features(model, tokenizer(texts[i : i + 256]), False) for i in range(0, len(texts), 256)]
             return torch.cat(parts).float().numpy()
 
-        return domain.fit_domain(features(inside), features(outside), keep=0.97)
+        return domain.fit_domain(features(inside), features(outside))
 
 
 def _save_npz(path: Path, **arrays: np.ndarray) -> None:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import gymnasium as gym
 import numpy as np
 
 from vlmreward.envs.classic.canvas import Canvas, Colour, View
-from vlmreward.envs.classic.task_env import TaskEnv
+from vlmreward.envs.classic.task_env import Picture, TaskEnv
 from vlmreward.envs.task import Task
 from vlmreward.errors import ConfigError
 
@@ -198,16 +198,8 @@ class CartPoleEnv(TaskEnv):
     DT = DT
     STARTS = ("any", "upright")
 
-    def __init__(
-        self,
-        task: str | None = "upright",
-        start: str = "any",
-        width: int = 64,
-        height: int = 64,
-        quality: str = "fast",
-        render_mode: str | None = "rgb_array",
-    ) -> None:
-        super().__init__(task=task, width=width, height=height, quality=quality, render_mode=render_mode)
+    def __init__(self, task: str | None = "upright", start: str = "any", **picture: Unpack[Picture]) -> None:
+        super().__init__(task, **picture)
         if start not in self.STARTS:
             raise ConfigError(f"start must be one of {list(self.STARTS)}, got {start!r}")
         self.start = start
@@ -215,7 +207,6 @@ class CartPoleEnv(TaskEnv):
         high = np.array([1.0, np.inf, 1.0, 1.0, np.inf], dtype=np.float32)
         self.observation_space = gym.spaces.Box(-high, high, dtype=np.float32)
         self.state = np.zeros(4)
-        self._canvas: Canvas | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode; see the class for the distribution of starting states."""

@@ -12,13 +12,13 @@ appendix C.1): painted landscape, no early termination. What differs from VLM-RM
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import gymnasium as gym
 import numpy as np
 
 from vlmreward.envs.classic.canvas import Canvas, Colour, View
-from vlmreward.envs.classic.task_env import TaskEnv
+from vlmreward.envs.classic.task_env import Picture, TaskEnv
 from vlmreward.envs.task import Task
 
 POWER = 0.0015
@@ -161,21 +161,13 @@ class MountainCarEnv(TaskEnv):
     }
     DT = 0.02
 
-    def __init__(
-        self,
-        task: str | None = "top",
-        width: int = 64,
-        height: int = 64,
-        quality: str = "fast",
-        render_mode: str | None = "rgb_array",
-    ) -> None:
-        super().__init__(task=task, width=width, height=height, quality=quality, render_mode=render_mode)
+    def __init__(self, task: str | None = "top", **picture: Unpack[Picture]) -> None:
+        super().__init__(task, **picture)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (1,), dtype=np.float32)
         low = np.array([LEFT, -1.0], dtype=np.float32)
         high = np.array([PEAK, 1.0], dtype=np.float32)
         self.observation_space = gym.spaces.Box(low, high, dtype=np.float32)
         self.state = np.zeros(2)
-        self._canvas: Canvas | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode at rest near the bottom of the valley."""

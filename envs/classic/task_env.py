@@ -1,13 +1,23 @@
-"""What cart-pole and mountain car share: a task by name and the success that follows from the true state."""
+"""What cart-pole and mountain car share: a task by name, its success by the true state, the size of the picture."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import gymnasium as gym
 
+from vlmreward.envs.classic.canvas import Canvas
 from vlmreward.envs.task import HoldCounter, Task, find_task
 from vlmreward.errors import ConfigError
+
+
+class Picture(TypedDict, total=False):
+    """Arguments of :class:`TaskEnv` that its subclasses hand on."""
+
+    width: int
+    height: int
+    quality: str
+    render_mode: str | None
 
 
 class TaskEnv(gym.Env):
@@ -31,13 +41,21 @@ class TaskEnv(gym.Env):
     DT: ClassVar[float] = 0.0
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}  # type: ignore[misc]
 
-    def __init__(self, task: str | None, width: int, height: int, quality: str, render_mode: str | None) -> None:
+    def __init__(
+        self,
+        task: str | None,
+        width: int = 64,
+        height: int = 64,
+        quality: str = "fast",
+        render_mode: str | None = "rgb_array",
+    ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode must be 'rgb_array', got {render_mode!r}")
         self.task = find_task(self.TASKS, task)
         self.width, self.height, self.quality = width, height, quality
         self.render_mode = render_mode
         self._hold = HoldCounter(self.task.hold_seconds if self.task else 0.0, self.DT)
+        self._canvas: Canvas | None = None
 
     def holds(self, task: str) -> bool:
         """Return whether a task's predicate is true of the present state."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3 import DQN, PPO, SAC, TD3, HerReplayBuffer
 from torch import nn, optim
 
 from vlmreward.agents.hyperparameters import check_hyperparameters
@@ -16,6 +16,9 @@ from vlmreward.errors import ConfigError
         ({"gama": 0.9}, "ppo has no hyper-parameter 'gama': did you mean 'gamma'"),
         ({"seed": 3}, "agent.seed is set by vlmreward: write seed="),
         ({"rollout_buffer_class": "x"}, "agent.rollout_buffer_class is set by vlmreward"),
+        ({"replay_buffer_class": "HerReplayBuffer"}, "HerReplayBuffer is not supported: it asks env.compute_reward"),
+        ({"replay_buffer_class": HerReplayBuffer}, "HerReplayBuffer is not supported: it asks env.compute_reward"),
+        ({"replay_buffer_class": "x"}, "agent.replay_buffer_class is set by vlmreward"),
         ({"n_steps": "many"}, "agent.n_steps of ppo must be a number such as 2048, got 'many'"),
         ({"n_steps": 10.5}, "agent.n_steps of ppo must be a whole number such as 2048, got 10.5"),
         ({"use_sde": 1}, "agent.use_sde of ppo must be true or false, got 1"),

@@ -16,6 +16,7 @@ from vlmreward.agents.checkpoint import CheckpointStore
 from vlmreward.agents.checkpoint_state import capture
 from vlmreward.agents.checkpointer import Checkpointer
 from vlmreward.agents.episode_log import EpisodeLog
+from vlmreward.agents.frame_log import FrameLog
 from vlmreward.agents.metrics import make_logger
 from vlmreward.agents.progress import Progress
 from vlmreward.agents.sb3 import make_algorithm, prepare_env
@@ -40,11 +41,11 @@ class Run:
         venv = prepare_env(dots.venv(self.scorer, 2, continuous="Discrete" not in spec.actions), spec, normalise)
         config = {"name": name, "policy": "MlpPolicy", **SETTINGS[name]}
         self.model: Any = make_algorithm(config, venv, self.scorer, seed)
-        self.clock, self.episodes, self.stop = Clock(), EpisodeLog(), StopRequest()
+        self.clock, self.episodes, self.frames, self.stop = Clock(), EpisodeLog(), FrameLog(), StopRequest()
         store = CheckpointStore(folder / "checkpoints")
         meta = store.load(store.find())[1] if store.names() else {}
         logger, lines = make_logger(folder, meta.get("metrics_lines", 0))
-        parts = {"clock": self.clock, "episodes": self.episodes}
+        parts = {"clock": self.clock, "episodes": self.episodes, "frames": self.frames}
         self.checkpointer = Checkpointer(store, self.model, self.scorer, parts, lines)  # type: ignore[arg-type]
         if store.names():
             self.checkpointer.resume(store.find())
@@ -60,6 +61,7 @@ class Run:
                 self.scorer,
                 self.checkpointer,
                 self.episodes,
+                self.frames,
                 self.clock,
                 progress,
                 cadence or Cadence(log=32, checkpoint=64),
@@ -114,7 +116,10 @@ def test_everything_comes_back(dots: Any, tmp_path: Path, name: str, normalise: 
         second.episodes.total,
         list(second.episodes.episodes),
     )
-    assert second.clock.phases["env"] == first.clock.phases["env"] > 0
+    assert second.clock.phases == first.clock.phases
+    assert second.clock.phases["env"] > 0
+    assert second.frames.summary() == first.frames.summary()
+    assert second.frames.summary()["scored"] > 0
     if name in ("dqn", "sac", "tqc"):
         assert_same(buffer_rows(first.model), buffer_rows(second.model))
     first.close()
@@ -227,6 +232,15 @@ def test_checkpoint_of_another_algorithm_is_refused(dots: Any, tmp_path: Path) -
     Run(dots, tmp_path, "dqn").learn(64)
     with pytest.raises(CheckpointError, match="the checkpoint is of DQN, the config says PPO"):
         Run(dots, tmp_path, "ppo")
+
+
+def test_checkpoint_without_a_part_is_refused(dots: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of an earlier version is, which did not count frames."""
+    run = Run(dots, tmp_path, "dqn")
+    del run.checkpointer._parts["frames"]  # type: ignore[attr-defined]
+    run.learn(64)
+    with pytest.raises(CheckpointError, match="holds no frames: use the version of vlmreward that wrote it"):
+        Run(dots, tmp_path, "dqn")
 
 
 def test_checkpoint_of_another_network_is_refused(dots: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

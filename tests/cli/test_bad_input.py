@@ -18,6 +18,7 @@ SHORT = (
     *("env=cartpole", "agent=ppo", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50"),
     *("total_timesteps=100", "eval.episodes=1", "run_dir=run"),
 )
+RANDOM = ("record", "env=cartpole", "encoder=fake", "policy=random")
 
 
 class NoPixels(gym.Env):
@@ -63,6 +64,12 @@ def strange_envs(monkeypatch: pytest.MonkeyPatch) -> None:
         ("agent.gama=0.9", "ppo has no hyper-parameter 'gama': did you mean 'gamma'"),
         ("agent.gamma=high", "agent.gamma of ppo must be a number"),
         ("agent=sac", "sac takes Box actions, the environment has Discrete"),
+        ("agent=her", "agent=her is not supported: it asks env.compute_reward"),
+        ("agent=HER", "a reward from pictures is none of the environment's; use agent=sac"),
+        ("agent.name=her", "agent=her is not supported: it asks env.compute_reward"),
+        ("agent.replay_buffer_class=HerReplayBuffer", "HerReplayBuffer is not supported: it asks env.compute_reward"),
+        ("agent.replay_buffer_class=stable_baselines3.HerReplayBuffer", "HerReplayBuffer is not supported"),
+        ("agent.replay_buffer_class=ReplayBuffer", "agent.replay_buffer_class is set by vlmreward"),
         ("env.kwargs.strat=any", "does not take env.kwargs"),
         ("env.kwargs.start=sideways", "start must be one of"),
         ("encoder.sallt=x", "encoder 'fake' has no setting 'sallt': did you mean 'salt'"),
@@ -207,6 +214,11 @@ def test_damaged_config(cli: Any, refused: Any, tmp_path: Path, content: str) ->
             "episodes must be a whole number >= 1",
         ),
         (("evaluate", "epsodes=1"), "unknown setting 'epsodes': did you mean 'episodes'"),
+        ((*RANDOM, "formats=mpeg4"), "unknown video format 'mpeg4': did you mean 'mp4'"),
+        ((*RANDOM, "formats=[mp4,giff]"), "unknown video format 'giff': did you mean 'gif'"),
+        ((*RANDOM, "formats=[]"), "formats must be some of mp4, gif, png, got []"),
+        ((*RANDOM, "formats=null"), "formats must be some of mp4, gif, png, got None"),
+        ((*RANDOM, "formats=4"), "formats must be some of mp4, gif, png, got 4"),
         (("doctor", "now"), "'now' is not of the form key=value"),
     ],
 )
@@ -222,7 +234,7 @@ def test_a_run_keeps_its_settings(cli: Any, refused: Any, tmp_path: Path) -> Non
     refused(cli("evaluate", "run=run", "env=gym"), "evaluate", "env belongs to the run and can't change")
     refused(cli("evaluate", "run=run", "checkpoint=best"), "evaluate", "has no best checkpoint")
     refused(cli("evaluate", "run=run", "checkpoint=7"), "evaluate", "has no checkpoint '7'")
-    refused(cli("record", "run=run", "formats=[avi]"), "record", "avi")
+    refused(cli("record", "run=run", "formats=[avi]"), "record", "unknown video format 'avi': known: gif, mp4, png")
 
 
 def test_full_disk(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 SHORT = (
     *("env=cartpole", "agent=ppo", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50"),
@@ -110,3 +111,9 @@ def test_cfg_of_an_evaluation_shows_the_runs_settings(cli: Any, run: Path) -> No
     outcome = cli("evaluate", "run=run", "--cfg")
     assert outcome.code == 0
     assert "run_settings:" in outcome.out
+
+
+def test_cfg_shows_the_settings_of_an_environment_or_the_defaults(cli: Any) -> None:
+    chosen = yaml.safe_load(cli("evaluate", "env=cartpole", "policy=random", "env.task=left", "--cfg").out)
+    assert (chosen["policy"], chosen["run_settings"]["env"]["task"]) == ("random", "left")
+    assert yaml.safe_load(cli("evaluate", "episodes=7", "--cfg").out)["episodes"] == 7

@@ -52,6 +52,44 @@ def test_rewards_are_those_of_the_frames_at_training_quality(cli: Any, tmp_path:
     assert f"VLM return {value:.4g}" in outcome.out
 
 
+def test_one_format_needs_no_brackets(cli: Any, tmp_path: Path) -> None:
+    assert cli("record", *RANDOM, "size=0", "formats=png").code == 0
+    assert [p.name for p in (tmp_path / "videos").iterdir()] == ["cartpole__clip__random__seed0.png"]
+
+
+def test_clips_of_different_goals_stand_beside_each_other(cli: Any, tmp_path: Path) -> None:
+    short = ("n_envs=2", "agent.n_steps=50", "agent.batch_size=50", "total_timesteps=100", "eval.episodes=1")
+    assert cli("train", "env=cartpole", "encoder=fake", "agent=ppo", *short, "run_dir=run").code == 0
+    for goal in (
+        (),
+        ("env.task=upright",),
+        ("env.task=left",),
+        ("goal=cart at the right end of the track",),
+        ("goal=It's a [dance], 100 %",),
+        ("goal=倒立",),
+        ("goal=a dance", "env.task=left"),
+    ):
+        outcome = cli("record", "run=run", "episodes=1", "size=0", "formats=png", *goal)
+        assert outcome.code == 0, outcome.err
+    assert {p.name for p in (tmp_path / "videos").iterdir()} == {
+        "cartpole__clip__ppo__seed0.png",
+        "cartpole__clip__ppo__seed0__left.png",
+        "cartpole__clip__ppo__seed0__right.png",
+        "cartpole__clip__ppo__seed0__it-s-a-dance-100.png",
+        "cartpole__clip__ppo__seed0__倒立.png",
+        "cartpole__clip__ppo__seed0__left__a-dance.png",
+    }
+
+
+def test_clips_without_a_run_are_named_after_what_is_not_the_environments_own(cli: Any, tmp_path: Path) -> None:
+    for task in ("upright", "left"):
+        assert cli("record", *RANDOM, "size=0", "formats=png", f"env.task={task}").code == 0
+    assert sorted(p.name for p in (tmp_path / "videos").iterdir()) == [
+        "cartpole__clip__random__seed0.png",
+        "cartpole__clip__random__seed0__left.png",
+    ]
+
+
 class Wanders(gym.Env):
     """Does not repeat itself."""
 

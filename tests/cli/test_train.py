@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vlmreward.cli.run_folder import RunFolder
+from vlmreward.envs.classic.cartpole import CartPoleEnv
 
 TIMES = re.compile(r"^time/")
 SHORT = (
@@ -43,8 +44,9 @@ def test_run_leaves_everything_that_is_promised(cli: Any, tmp_path: Path) -> Non
     assert result["encoder"] == {"name": "fake", "id": "fake", "licence": "MIT"}
     assert result["seed"] == 0
     assert result["versions"]["torch"]
-    assert set(result["phase_seconds"]) == {"env", "render", "encode", "learn"}
+    assert set(result["phase_seconds"]) == {"env", "render", "encode", "wait", "learn", "evaluate"}
     assert all(seconds > 0 for seconds in result["phase_seconds"].values())
+    assert result["frames"] == {"scored": 400, "invalid": 0, "reasons": {}}
     evaluation = result["evaluation"]
     assert evaluation["checkpoint"] == "last"
     assert evaluation["success"]["n"] == evaluation["vlm_return"]["n"] == 2
@@ -100,7 +102,8 @@ def test_longer_run_goes_on_where_it_ended(cli: Any, tmp_path: Path, settings: t
     assert "(from step 200)" in outcome.out
     after = metrics(tmp_path / "run")
     assert after[: len(before)] == before
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["timesteps"] == 400
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["timesteps"], result["frames"]["scored"]) == (400, 400)
     assert RunFolder.open("run")[1].total_timesteps == 400
 
 
@@ -123,6 +126,34 @@ def test_selection_does_not_change_what_is_learned(cli: Any, tmp_path: Path) -> 
     assert cli("train", *SHORT, "total_timesteps=300", "run_dir=a").code == 0
     assert cli("train", *SHORT, "total_timesteps=300", "run_dir=b", "eval.every=100").code == 0
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_frames_that_could_not_be_scored_are_counted(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 40th picture drawn is black, and belongs to a step: four of the first ones belong to resets."""
+    real, drawn = CartPoleEnv.render, 0
+
+    def render(self: CartPoleEnv) -> Any:
+        nonlocal drawn
+        drawn += 1
+        return real(self) * (drawn != 40)
+
+    monkeypatch.setattr(CartPoleEnv, "render", render)
+    assert cli("train", *SHORT, "total_timesteps=100", "run_dir=run").code == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["frames"] == {"scored": 99, "invalid": 1, "reasons": {"constant frame": 1}}
+
+
+def test_time_of_selections_and_of_the_final_evaluation_is_told(cli: Any, tmp_path: Path) -> None:
+    for name, every in (("none", "null"), ("some", "100")):
+        assert cli("train", *SHORT, "total_timesteps=300", f"run_dir={name}", f"eval.every={every}").code == 0
+    seconds = {}
+    for name in ("none", "some"):
+        result = json.loads((tmp_path / name / "result.json").read_text())
+        last = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        seconds[name] = last["time/evaluate_seconds"]
+        assert result["phase_seconds"]["evaluate"] > seconds[name]
+        assert result["wall_seconds"] >= seconds[name] + last["time/learn_seconds"] + last["time/wait_seconds"]
+    assert seconds["none"] == 0 < seconds["some"]
 
 
 def test_any_gymnasium_environment_trains(cli: Any, tmp_path: Path) -> None:
@@ -157,6 +188,75 @@ def test_interrupt_saves_and_says_how_to_go_on(cli: Any, spawn: Any, tmp_path: P
     outcome = cli("train", "resume=run", f"total_timesteps={step + 20}")
     assert outcome.code == 0, outcome.err
     assert f"(from step {step})" in outcome.out
+
+
+def signal_at_reset(monkeypatch: pytest.MonkeyPatch, seed: int, number: signal.Signals) -> None:
+    """Send this process a signal, once, when an environment is reset with this seed."""
+    real, sent = CartPoleEnv.reset, []
+
+    def reset(self: CartPoleEnv, **kwargs: Any) -> Any:
+        if kwargs.get("seed") == seed and not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+        return real(self, **kwargs)
+
+    monkeypatch.setattr(CartPoleEnv, "reset", reset)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_of_the_final_evaluation_ends_at_once(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    signal_at_reset(monkeypatch, 20_000, number)
+    outcome = cli("train", *SHORT, "total_timesteps=100", "run_dir=run")
+    assert outcome.code == 130
+    assert outcome.err == ("interrupted, training is complete and saved: measure it with vlmreward evaluate run=run\n")
+    assert not (tmp_path / "run" / "result.json").exists()
+    outcome = cli("train", "resume=run")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["timesteps"] == 100
+
+
+def test_interrupt_of_a_real_process_ends_its_final_evaluation(spawn: Any, tmp_path: Path) -> None:
+    arguments = (*SHORT, "total_timesteps=100", "eval.episodes=100000", "run_dir=run")
+    process = spawn("train", *arguments, cwd=tmp_path)
+    try:
+        wait_for((tmp_path / "run" / "checkpoints" / "latest").is_file, process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "training is complete and saved: measure it with vlmreward evaluate run=run" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_of_a_selection_saves_and_ends_after_it(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    signal_at_reset(monkeypatch, 10_000, number)
+    outcome = cli("train", *SHORT, "total_timesteps=1000000", "eval.every=100", "run_dir=run")
+    assert outcome.code == 130
+    assert "saved at step 100: go on with vlmreward train resume=run" in outcome.err
+
+
+def test_result_of_fewer_steps_is_removed_when_training_goes_on(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("train", *SHORT, "total_timesteps=100", "run_dir=run").code == 0
+    assert (tmp_path / "run" / "result.json").is_file()
+    signal_at_reset(monkeypatch, 20_000, signal.SIGINT)
+    assert cli("train", "resume=run").code == 130  # nothing more to learn: the result is still that of the run
+    assert (tmp_path / "run" / "result.json").is_file()
+    real = CartPoleEnv.step
+
+    def step(self: CartPoleEnv, action: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return real(self, action)
+
+    monkeypatch.setattr(CartPoleEnv, "step", step)
+    assert cli("train", "resume=run", "total_timesteps=1000000").code == 130
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_two_processes_never_train_in_one_folder(cli: Any, spawn: Any, tmp_path: Path, refused: Any) -> None:

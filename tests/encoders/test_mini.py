@@ -3,8 +3,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from vlmreward.encoders import make_encoder, mini
+from vlmreward.encoders.clip_model import fingerprint
 from vlmreward.envs.classic import cartpole
 from vlmreward.errors import PromptError, WeightsError
 
@@ -57,6 +59,14 @@ def test_folded_batch_norms_compute_the_same_function():
         after = visual(x)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in visual.modules())
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+def test_id_is_that_of_the_weights_as_they_are_stored(encoder):
+    with safe_open(mini.data_folder() / mini.WEIGHTS, framework="pt") as f:
+        stored = {name: f.get_tensor(name).float() for name in list(f.keys())}
+    model = mini.build_model()
+    model.load_state_dict({n: t for n, t in stored.items() if n not in (mini.DOMAIN_WEIGHT, mini.DOMAIN_BIAS)})
+    assert encoder.id == f"{mini.VERSION}-{fingerprint(model, mini.NAME + mini.PREPROCESS.key())}"
 
 
 def test_trimmed_text_features_equal_open_clips_own_path():

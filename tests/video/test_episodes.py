@@ -39,8 +39,12 @@ def test_number_of_the_episode_is_shown_when_there_are_several():
     assert not np.array_equal(several[0], several[6])
 
 
+def test_one_format_may_be_given_by_its_name_alone(tmp_path):
+    assert set(write_clips(tmp_path / "a", [clip()], "up", 10, formats="png")) == {"png"}
+
+
 def test_wrong_input_is_refused_and_nothing_written(tmp_path):
-    with pytest.raises(ConfigError, match="webm"):
+    with pytest.raises(ConfigError, match="unknown video format 'webm': known: gif, mp4, png"):
         write_clips(tmp_path / "a", [clip()], "up", 10, formats=("webm",))
     for form in ("mp4", "gif", "png"):
         with pytest.raises(FramesError, match="at least one"):

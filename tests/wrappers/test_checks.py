@@ -32,6 +32,7 @@ def test_what_is_sound_passes():
     check_supported(None)
     check_supported(ReplayBuffer)
     check_supported(ScoredReplayBuffer)
+    check_supported("ReplayBuffer")
 
 
 def test_find_capture():
@@ -43,6 +44,9 @@ def test_find_capture():
 def test_her_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"HerReplayBuffer is not supported: .*ScoredReplayBuffer"):
         check_supported(HerReplayBuffer)
+    for name in ("HerReplayBuffer", "stable_baselines3.HerReplayBuffer"):
+        with pytest.raises(ConfigError, match=r"HerReplayBuffer is not supported: .*ScoredReplayBuffer"):
+            check_supported(name)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from vlmreward.agents.sb3 import load_algorithm, make_algorithm, prepare_env
 from vlmreward.cli.environments import explain_render_error, settle_rendering
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.encoders import make_encoder_from_config
+from vlmreward.encoders.device import resolve_devices
 from vlmreward.rewards import make_reward_from_config
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.types import Encoder, RewardModel
@@ -111,7 +112,7 @@ def build_training(settings: TrainSettings, scoring: Scoring) -> Training:
         vec_env = prepare_env(frames, spec, settings.normalise_obs)
         model = make_algorithm(settings.agent, vec_env, scorer, settings.seed, policy_device(settings))
         if spec.scoring == "rollout":
-            check_context(scoring.model, int(getattr(model, "n_steps", 1)), None)
+            check_context(scoring.model, int(getattr(model, "n_steps", 1)), settings.env.time_limit)
     except BaseException:
         frames.close()
         scorer.close()
@@ -129,10 +130,14 @@ def seed_envs(vec_env: VecEnv, seed: int, num_timesteps: int) -> None:
 
 
 def policy_device(settings: TrainSettings) -> str:
-    """Return where the policy lives: a small network is faster on the CPU, whatever the encoder runs on."""
-    if settings.agent.get("policy", "MlpPolicy") in ("MlpPolicy", "LinearPolicy") or settings.device == "cpu":
+    """Return where the policy lives: the first device asked for, or the CPU, where a small network is faster.
+
+    Raises:
+        ConfigError: The device is unknown, or this machine has it not.
+    """
+    if settings.agent.get("policy", "MlpPolicy") in ("MlpPolicy", "LinearPolicy"):
         return "cpu"
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return str(resolve_devices(settings.device)[0])
 
 
 def set_threads(settings: TrainSettings) -> int:

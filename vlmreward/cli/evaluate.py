@@ -5,20 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import yaml
-
-from vlmreward.cli.arguments import parse_arguments
-from vlmreward.cli.train import refuse_words
+from vlmreward.cli.subject import read_subject
 
 
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
-    arguments = parse_arguments(argv)
-    refuse_words("evaluate", arguments)
-    if "cfg" in arguments.flags and "run" not in arguments.literals:
-        from vlmreward.cli.compose import compose
-
-        print(yaml.safe_dump(compose("evaluate", arguments), sort_keys=False, allow_unicode=True), end="")
+    subject = read_subject("evaluate", argv)
+    if subject is None:
         return 0
 
     import gymnasium as gym  # what follows loads torch
@@ -27,16 +20,12 @@ def main(argv: list[str]) -> int:
     from vlmreward.agents.progress import Progress
     from vlmreward.cli.build import build_scoring, set_threads
     from vlmreward.cli.environments import explain_render_error, settle_rendering
-    from vlmreward.cli.load_run import find_subject, load_policy, option
+    from vlmreward.cli.load_run import load_policy, option
     from vlmreward.cli.results import describe_run, format_summary
     from vlmreward.cli.run_folder import write_json
     from vlmreward.wrappers.scoring import FrameScorer
 
-    subject = find_subject("evaluate", arguments)
     settings, options = subject.settings, subject.options
-    if "cfg" in arguments.flags:
-        print(yaml.safe_dump({**options, "run_settings": settings.to_config()}, sort_keys=False, allow_unicode=True))
-        return 0
     episodes, seed = options["episodes"], options["seed"]
     count = min(int(option(options, "n_envs", 1)), episodes)
     set_threads(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from vlmreward.agents.catalogue import check_refused
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
 
@@ -37,12 +38,15 @@ def match_option(group: str, option: str, groups: dict[str, list[str]]) -> str:
 
     Raises:
         UnknownNameError: There is no such option; the message names the nearest.
+        ConfigError: It is an algorithm that can't learn from pictures.
     """
     known = groups[group]
     if option in known:
         return option
     if option.lower() in known:
         return option.lower()
+    if group == "agent":
+        check_refused(option)
     raise UnknownNameError(f"unknown {group} {option!r}: {suggest(option.lower(), known)}")
 
 

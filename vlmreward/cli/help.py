@@ -80,7 +80,7 @@ usage: vlmreward pretrain-mini [key=value ...]
 examples:
   vlmreward pretrain-mini out=runs/mini
   vlmreward pretrain-mini out=runs/mini install=true
-  vlmreward train env=cartpole encoder.weights=runs/mini/mini-1.safetensors
+  vlmreward train env=cartpole encoder.weights=runs/mini/mini-2.safetensors
 """,
 }
 

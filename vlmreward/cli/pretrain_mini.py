@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if config["install"] or not (mini.data_folder() / f"{mini.NAME}.json").exists():
         mini.write_config(mini.data_folder())
     try:
-        path = run.fit(mini.VERSION, settings.fit, run.pictures())
+        path = run.fit(mini.VERSION, settings.fit)
     finally:
         for bar in bars.values():
             bar.__exit__(None, None, None)

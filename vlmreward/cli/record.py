@@ -5,20 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import yaml
-
-from vlmreward.cli.arguments import parse_arguments
-from vlmreward.cli.train import refuse_words
+from vlmreward.cli.subject import read_subject
 
 
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
-    arguments = parse_arguments(argv)
-    refuse_words("record", arguments)
-    if "cfg" in arguments.flags and "run" not in arguments.literals:
-        from vlmreward.cli.compose import compose
-
-        print(yaml.safe_dump(compose("record", arguments), sort_keys=False, allow_unicode=True), end="")
+    subject = read_subject("record", argv)
+    if subject is None:
         return 0
 
     import gymnasium as gym  # what follows loads torch
@@ -27,18 +20,15 @@ def main(argv: list[str]) -> int:
     from vlmreward.agents.progress import Progress
     from vlmreward.cli.build import build_scoring, set_threads
     from vlmreward.cli.environments import explain_render_error, settle_rendering
-    from vlmreward.cli.load_run import find_subject, load_policy, option
+    from vlmreward.cli.load_run import load_policy, option
     from vlmreward.cli.pictures import TakePictures, fine_twin, make_clip, picture_stride
     from vlmreward.cli.run_folder import run_name
-    from vlmreward.video.episodes import write_clips
+    from vlmreward.video.episodes import check_formats, write_clips
     from vlmreward.wrappers.scoring import FrameScorer
 
-    subject = find_subject("record", arguments)
     settings, options = subject.settings, subject.options
-    if "cfg" in arguments.flags:
-        print(yaml.safe_dump({**options, "run_settings": settings.to_config()}, sort_keys=False, allow_unicode=True))
-        return 0
     size, most = int(option(options, "size", 0)), option(options, "fps", 1)
+    formats = check_formats(options["formats"])
     set_threads(settings)
     settle_rendering(settings.env.id)
     twin = fine_twin(settings.env, size)
@@ -70,13 +60,15 @@ def main(argv: list[str]) -> int:
     clips = [make_clip(shots, episode, stride) for shots, episode in zip(camera.episodes, episodes, strict=True)]
     agent = settings.agent["name"] if options["policy"] == "agent" else options["policy"]
     name = run_name(settings).replace(f"__{settings.agent['name']}__", f"__{agent}__")
+    if subject.other_goal:
+        name += f"__{subject.other_goal}"
     written = write_clips(
         Path(str(options["out"])) / name,
         clips,
         " | ".join(settings.goal),
         fps,
         note=f"{settings.env.name}, {agent}, {settings.encoder['name']}",
-        formats=list(options["formats"]),
+        formats=formats,
     )
     for number, episode in enumerate(episodes, 1):
         words = {True: "yes", False: "no", None: "null"}[episode.success[-1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -115,6 +116,10 @@ class RunFolder:
         text = yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120)
         replace_text(self.path / CONFIG, text)
 
+    def remove_result(self) -> None:
+        """Remove ``result.json``, if there is one."""
+        (self.path / RESULT).unlink(missing_ok=True)
+
     def write_result(self, result: Mapping[str, Any]) -> Path:
         """Write ``result.json``."""
         path = self.path / RESULT
@@ -127,6 +132,14 @@ def run_name(settings: TrainSettings, with_time: bool = False) -> str:
     env = settings.env.name if settings.env.name != "gym" else settings.env.id.replace("/", "-")
     name = f"{env}__{settings.reward['name']}__{settings.agent['name']}__seed{settings.seed}"
     return f"{name}__{time.strftime('%Y%m%d-%H%M%S')}" if with_time else name
+
+
+def slug(text: str, most: int = 40) -> str:
+    """Return a text as part of a file name, in at most so many characters; what is cut leaves a sum in its place."""
+    words = "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+    if words and len(words) <= most:
+        return words
+    return f"{words[: most - 7]}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}".lstrip("-")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -151,18 +164,23 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the checkout that this package runs from, with ``+`` if files differ; None if none."""
-    here = Path(__file__).resolve().parent
+    """Return the commit of the checkout that this package runs from, with ``+`` if files differ; None if none.
+
+    A package installed somewhere inside another project's checkout is not tracked there: that commit says nothing.
+    """
+    here = Path(__file__).resolve()
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _git(here.parent, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*") or None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints about a folder; None if it fails or is not there."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _free_path(path: Path) -> Path:

@@ -13,6 +13,7 @@ from vlmreward.agents.checkpoint_state import capture_random, restore_random
 from vlmreward.agents.checkpointer import Checkpointer, Stateful
 from vlmreward.agents.episode_log import EpisodeLog
 from vlmreward.agents.evaluation import run_episodes, summarise
+from vlmreward.agents.frame_log import FrameLog
 from vlmreward.agents.metrics import make_logger
 from vlmreward.agents.policies import AgentPolicy
 from vlmreward.agents.progress import Progress
@@ -39,6 +40,7 @@ class Session:
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
         self.stop = StopRequest()
+        self.clock, self.episodes, self.frames = Clock(), EpisodeLog(), FrameLog()
         check_agent(settings)  # first: it takes no time, and weights may take minutes
         self.threads = set_threads(settings)
         self.scoring: Scoring = build_scoring(settings)
@@ -60,11 +62,10 @@ class Session:
             note: What the result should say about the settings.
         """
         settings, model = self.settings, self.training.model
-        clock, episodes = Clock(), EpisodeLog()
         resumable = run.checkpoints.find("last") if run.checkpoints.names() else None
         meta: dict[str, Any] = run.checkpoints.load(resumable)[1] if resumable else {}
         logger, metrics = make_logger(run.path, meta.get("metrics_lines", 0), meta.get("num_timesteps", 0))
-        parts: dict[str, Stateful] = {"clock": clock, "episodes": episodes}
+        parts: dict[str, Stateful] = {"clock": self.clock, "episodes": self.episodes, "frames": self.frames}
         checkpointer = Checkpointer(run.checkpoints, model, self.training.scorer, parts, metrics)
         if resumable:
             checkpointer.resume(resumable)
@@ -79,26 +80,27 @@ class Session:
                 callback = TrainingCallback(
                     self.training.scorer,
                     checkpointer,
-                    episodes,
-                    clock,
+                    self.episodes,
+                    self.frames,
+                    self.clock,
                     progress,
                     Cadence(checkpoint=settings.checkpoint_every, select=settings.eval.every),
                     self.stop,
                     self._select if settings.eval.every else None,
                 )
                 try:
-                    self._learn(callback)
+                    self._learn(run, callback)
                 except (TrainingStopped, KeyboardInterrupt) as e:
                     return self._leave(run, callback, save=isinstance(e, TrainingStopped))
         finally:
             logger.close()
-        self._finish(run, clock, note)
-        return 0
+        return self._finish(run, note)
 
-    def _learn(self, callback: TrainingCallback) -> None:
+    def _learn(self, run: RunFolder, callback: TrainingCallback) -> None:
         model = self.training.model
         left = self.settings.total_timesteps - model.num_timesteps
         if left > 0:
+            run.remove_result()  # that of fewer steps
             # log_interval=None: the callback writes the log, for SB3's own would show placeholder rewards
             model.learn(left, callback=callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
 
@@ -120,17 +122,31 @@ class Session:
 
     def _evaluate(self, seed: int) -> dict[str, Any]:
         count = min(SIDE_BY_SIDE, self.settings.eval.episodes)
-        # Kept until the end: closing one MuJoCo environment of Gymnasium's blackens the pictures of the others.
-        while len(self._eval_envs) < count:
-            self._eval_envs.append(self.settings.env.factory()())
-        scorer = FrameScorer(self.scoring.encoder, self.scoring.model, count, " / ".join(self.settings.goal))
-        policy = AgentPolicy(self.training.model, count)
-        episodes = run_episodes(
-            self._eval_envs, policy, self.settings.eval.episodes, seed, scorer, self.settings.encode_batch
-        )
+        with self.clock.measure("evaluate"):
+            # Kept until the end: closing one MuJoCo environment of Gymnasium's blackens the pictures of the others.
+            while len(self._eval_envs) < count:
+                self._eval_envs.append(self.settings.env.factory()())
+            scorer = FrameScorer(self.scoring.encoder, self.scoring.model, count, " / ".join(self.settings.goal))
+            policy = AgentPolicy(self.training.model, count)
+            episodes = run_episodes(
+                self._eval_envs, policy, self.settings.eval.episodes, seed, scorer, self.settings.encode_batch
+            )
         return summarise(episodes)
 
-    def _finish(self, run: RunFolder, clock: Clock, note: str) -> None:
+    def _finish(self, run: RunFolder, note: str) -> int:
+        """Evaluate, write the result and return the exit code; training is over and saved, so a signal ends it."""
+        try:
+            self.stop.at_once = True
+            if self.stop.requested:  # too late for the last environment step
+                raise KeyboardInterrupt
+            self._report(run, note)
+        except KeyboardInterrupt:
+            done = "interrupted, training is complete and saved"
+            print(f"{done}: measure it with vlmreward evaluate run={_shell(run.path)}", file=sys.stderr)
+            return 130
+        return 0
+
+    def _report(self, run: RunFolder, note: str) -> None:
         seed = self.settings.eval.seed + REPORT_OFFSET
         summary = self._evaluate(seed)
         result = {
@@ -138,8 +154,9 @@ class Session:
             **describe_run(self.settings, self.scoring, note),
             "timesteps": self.training.model.num_timesteps,
             "threads": self.threads,
-            "wall_seconds": clock.wall,
-            "phase_seconds": clock.phases,
+            "frames": self.frames.summary(),
+            "wall_seconds": self.clock.wall,
+            "phase_seconds": self.clock.phases,
             "evaluation": {"checkpoint": "last", "seed": seed, **summary},
         }
         path = run.write_result(result)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vlmreward.agents.catalogue import get_agent
-from vlmreward.cli.environments import EnvFactory, find_tasks
+from vlmreward.cli.environments import EnvFactory, find_spec, find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
 from vlmreward.errors import CheckpointError, ConfigError
 
@@ -54,6 +54,12 @@ class EnvSettings:
     kwargs: dict[str, Any] = field(default_factory=dict)
     task: str | None = None
     has_tasks: bool = False
+
+    @property
+    def time_limit(self) -> int | None:
+        """Return the steps after which Gymnasium truncates an episode; None for never."""
+        limit = self.kwargs.get("max_episode_steps") or find_spec(self.id).max_episode_steps
+        return None if limit == -1 else limit
 
     def factory(self, **changes: Any) -> EnvFactory:
         """Return what builds the environment, with some arguments changed."""

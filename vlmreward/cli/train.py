@@ -73,10 +73,10 @@ def refuse_words(command: str, arguments: Arguments) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals(stop: Any) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM ask for a stop after the present step; a second one stops at once."""
+    """Let Ctrl-C and SIGTERM ask for a stop after the present step; one when that is asked, or later, stops at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
+        if stop.requested or stop.at_once:
             raise KeyboardInterrupt
         stop.requested = True
         print("\nstopping after this step and saving (once more: stop at once)", file=sys.stderr, flush=True)

@@ -28,7 +28,7 @@ from vlmreward.errors import WeightsError
 from vlmreward.types import FloatArray
 
 NAME = "vlmreward-mini"
-VERSION = "mini-1"
+VERSION = "mini-2"
 CONTEXT_LENGTH = 32
 WEIGHTS = f"{VERSION}.safetensors"
 DOMAIN_WEIGHT, DOMAIN_BIAS = "domain.weight", "domain.bias"
@@ -37,7 +37,7 @@ MERGES = 6000  # of CLIP's 48,894: the tokens of rare words are most of a CLIP t
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 256,
-    "vision_cfg": {"image_size": 96, "layers": [1, 1, 1, 1], "width": 24, "patch_size": None, "head_width": 64},
+    "vision_cfg": {"image_size": 96, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None, "head_width": 64},
     "text_cfg": {
         "context_length": CONTEXT_LENGTH,
         "vocab_size": 512 + MERGES + 2,
@@ -107,9 +107,9 @@ def pooled_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return x[torch.arange(len(x)), tokens.argmax(dim=-1)]
 
 
-def fuse_batch_norms(visual: torch.nn.Module) -> None:
+def fuse_batch_norms(model: torch.nn.Module) -> None:
     """Fold the batch norms of open_clip's ModifiedResNet into its convolutions, in place: the same function, faster."""
-    for module in list(visual.modules()):
+    for module in list(model.modules()):
         children = dict(module.named_children())
         pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [("0", "1")]  # ("0", "1"): the shortcut's convolution
         for conv, norm in pairs:
@@ -147,10 +147,8 @@ class MiniEncoder(ClipEncoder):
             model.load_state_dict({name: value.float() for name, value in state.items()})
         except RuntimeError as e:
             raise WeightsError(f"{path} does not hold a {NAME} model: give a file of vlmreward pretrain-mini") from e
-        model.eval()
-        fuse_batch_norms(model.visual)
         super().__init__(
-            model,
+            model.eval(),
             make_tokenizer(),
             PREPROCESS,
             name=VERSION,
@@ -159,6 +157,7 @@ class MiniEncoder(ClipEncoder):
             precision=precision,
             batch_size=batch_size,
             licence="MIT",
+            optimise=fuse_batch_norms,
         )
         self._domain_weight, self._domain_bias = domain
         self._warned: set[str] = set()

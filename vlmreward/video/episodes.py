@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.errors import ConfigError, FramesError
+from vlmreward.registry import suggest
 from vlmreward.types import Frames
 from vlmreward.video.film_strip import film_strip, write_png
 from vlmreward.video.overlay import OverlaySettings, Success, annotate
@@ -53,13 +54,31 @@ def annotate_clips(
         yield from annotate(clip.frames, clip.rewards, clip.success, goal, 1 / fps, line, settings)
 
 
+def check_formats(formats: object) -> tuple[str, ...]:
+    """Return formats of videos as a tuple.
+
+    Args:
+        formats: One of ``mp4``, ``gif``, ``png``, or several of them.
+
+    Raises:
+        ConfigError: There is none, or an unknown one.
+    """
+    given = [formats] if isinstance(formats, str) else formats
+    if not isinstance(given, Sequence) or not given:
+        raise ConfigError(f"formats must be some of {', '.join(FORMATS)}, got {formats!r}")
+    for form in given:
+        if form not in FORMATS:
+            raise ConfigError(f"unknown video format {form!r}: {suggest(str(form), FORMATS)}")
+    return tuple(dict.fromkeys(given))
+
+
 def write_clips(
     stem: Path,
     clips: Sequence[EpisodeClip],
     goal: str,
     fps: float,
     note: str = "",
-    formats: Sequence[str] = ("mp4", "gif"),
+    formats: str | Sequence[str] = ("mp4", "gif"),
     settings: OverlaySettings | None = None,
     gif_width: int = 480,
     gif_fps: float = 25,
@@ -87,11 +106,8 @@ def write_clips(
         FramesError: No frames, or frames of several sizes.
         StorageError: The disk is full, or the folder can't be written.
     """
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
-        raise ConfigError(f"unknown video formats {unknown}: choose some of {', '.join(FORMATS)}")
     written: dict[str, Path] = {}
-    for form in dict.fromkeys(formats):
+    for form in check_formats(formats):
         path = stem.with_name(f"{stem.name}.{form}")
         if form == "mp4":
             write_mp4(path, annotate_clips(clips, goal, fps, note, settings), fps)

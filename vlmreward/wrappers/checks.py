@@ -38,19 +38,25 @@ def check_vec_env(vec_env: VecEnv) -> None:
             )
 
 
-def check_supported(buffer_class: type | None) -> None:
+def check_supported(buffer_class: type | str | None) -> None:
     """Refuse replay buffers that recompute rewards by themselves.
 
     Args:
-        buffer_class: What the user wants as ``replay_buffer_class``.
+        buffer_class: What the user wants as ``replay_buffer_class``: the class, or its name as text.
 
     Raises:
         ConfigError: It is HerReplayBuffer or derived from it.
     """
-    if buffer_class is not None and issubclass(buffer_class, HerReplayBuffer):
+    if isinstance(buffer_class, type):
+        name, is_her = buffer_class.__name__, issubclass(buffer_class, HerReplayBuffer)
+    else:
+        name = str(buffer_class).rpartition(".")[2]
+        is_her = name == HerReplayBuffer.__name__
+    if is_her:
         raise ConfigError(
-            f"{buffer_class.__name__} is not supported: it asks env.compute_reward for the reward of another goal when "
-            "sampling, and a reward from pictures is none of the environment's; use ScoredReplayBuffer"
+            f"{name} is not supported: it asks env.compute_reward for the reward of another goal when sampling, and a "
+            "reward from pictures is none of the environment's; use ScoredReplayBuffer, as vlmreward train does by "
+            "itself"
         )
 
 
