@@ -53,7 +53,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 from throughput_bench import Bench, make_clip_encoder
-from throughput_ways import FAST, MINI, SAME, SETTINGS, TARGETS, USUAL
+from throughput_ways import FAST, MINI, NATIVE, SAME, SETTINGS, TARGETS, USUAL
 
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import cpu_has_bf16
@@ -91,16 +91,16 @@ def compare_rewards(bench: Bench) -> dict[str, Any]:
     usual = np.array([bench.library.reward(frame, library_goal) for frame in full[:8]])
     result: dict[str, Any] = {
         "states": len(full),
-        "fine_fp32_vs_fast_bf16": spearman(fine, rewards(bench.encoders["bf16"], small, goal)),
+        f"fine_fp32_vs_fast_{NATIVE}": spearman(fine, rewards(bench.encoders[NATIVE], small, goal)),
         "fine_vs_fast_both_fp32": spearman(fine, rewards(bench.encoders["fp32"], small, goal)),
-        "fine_fp32_vs_fine_bf16": spearman(fine, rewards(bench.encoders["bf16"], full, goal)),
+        f"fine_fp32_vs_fine_{NATIVE}": spearman(fine, rewards(bench.encoders[NATIVE], full, goal)),
         "reward_spread": float(np.ptp(fine)),
         "max_difference_from_the_usual_way_on_the_same_pixels_fp32": float(np.abs(usual - fine[:8]).max()),
     }
     if setting.encoder != MINI:
-        minis = {precision: make_clip_encoder(MINI, precision) for precision in ("fp32", "bf16")}
+        minis = {precision: make_clip_encoder(MINI, precision) for precision in {"fp32", NATIVE}}
         trained = rewards(minis["fp32"], full, goal)
-        result["mini_fine_fp32_vs_fast_bf16"] = spearman(trained, rewards(minis["bf16"], tiny, goal))
+        result[f"mini_fine_fp32_vs_fast_{NATIVE}"] = spearman(trained, rewards(minis[NATIVE], tiny, goal))
         result["mini_reward_spread"] = float(np.ptp(trained))
     return result
 
@@ -199,7 +199,7 @@ def run(name: str, rounds: int, deadline: float) -> dict[str, Any]:
     setting = bench.setting
     return {
         "encoder": setting.encoder,
-        "encoder_id": bench.encoders["bf16"].id,
+        "encoder_id": bench.encoders[NATIVE].id,
         "goal": bench.goal,
         "usual_env": setting.usual_id,
         "our_env": setting.env_id,

@@ -13,7 +13,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file
-from throughput_ways import MINI, VIT, Ours, Setting
+from throughput_ways import MINI, NATIVE, VIT, Ours, Setting
 
 import vlmreward.envs  # noqa: F401  (registers the environments)
 from vlmreward.encoders import make_encoder
@@ -115,7 +115,7 @@ class Bench:
         task = next(iter(gym.make(setting.env_id, render_mode=None).unwrapped.TASKS.values()))  # type: ignore[attr-defined]
         self.goal: str = task.goal
         self.library = Library(setting.encoder)
-        self.encoders = {precision: make_clip_encoder(setting.encoder, precision) for precision in ("fp32", "bf16")}
+        self.encoders = {precision: make_clip_encoder(setting.encoder, precision) for precision in {"fp32", NATIVE}}
         self.usual = UsualReward(
             gym.make(setting.usual_id, render_mode="rgb_array", **setting.usual_kwargs), self.library, self.goal
         )

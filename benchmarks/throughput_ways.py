@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vlmreward.encoders.device import cpu_has_bf16
 from vlmreward.encoders.mini import PREPROCESS
 
+NATIVE = "bf16" if cpu_has_bf16() else "fp32"  # what precision=auto takes on this processor
 USUAL, SAME, FAST = "the usual way", "ours, the same pixels", "ours, fast preset"
 VIT, MINI = "ViT-B-32, random weights", "mini"
 TARGETS = {"humanoid": 4.0, "cartpole": 3.0}  # fast preset over the usual way
@@ -30,7 +32,7 @@ class Ours:
     size: tuple[int, int]
     quality: str
     frames: int
-    precision: str = "bf16"
+    precision: str = NATIVE
     batching: bool = True
     batched_preprocess: bool = True
     overlap: bool = True
@@ -81,6 +83,7 @@ def make_ways(
         slow: With a slower encoder.
     """
     preset, at_full = Ours((own, own), "fast", fast), Ours(full, "fine", same)
+    without_bf16 = {"- without bf16 (fp32)": replace(preset, precision="fp32", frames=slow)}
     return {
         SAME: at_full,
         "- same pixels, PIL per frame instead of batched uint8 resize": replace(
@@ -89,7 +92,7 @@ def make_ways(
         FAST: preset,
         "- without the fast renderer (quality fine)": replace(preset, quality="fine", frames=fine),
         f"- without encoder-size pictures ({full[0]} x {full[1]})": replace(preset, size=full, frames=large),
-        "- without bf16 (fp32)": replace(preset, precision="fp32", frames=slow),
+        **(without_bf16 if NATIVE == "bf16" else {}),
         "- without batching (one frame per encoder call)": replace(preset, batching=False, frames=slow),
         "- without deferred scoring (one call per vec step)": replace(preset, deferred=False, frames=slow),
         "- without batched preprocessing (PIL per frame)": replace(preset, batched_preprocess=False, frames=slow),
