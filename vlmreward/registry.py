@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vlmreward.errors import UnknownNameError
+from vlmreward.errors import ConfigError, UnknownNameError
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -32,10 +33,11 @@ class Registry:
 
     Args:
         kind: What the names stand for, in the singular ("reward", "encoder"); used in error messages.
+        prefix: What users write before the name of a setting ("encoder.").
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, prefix: str = "") -> None:
+        self.kind, self.prefix = kind, prefix
         self._targets: dict[str, str] = {}
 
     def register(self, name: str, target: str) -> None:
@@ -64,6 +66,40 @@ class Registry:
             raise UnknownNameError(f"unknown {self.kind} {name!r}: {suggest(name, self._targets)}")
         module, attribute = self._targets[name].split(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def make(self, name: str, given: Mapping[str, Any], /, **settings: Any) -> Any:
+        """Build what a name stands for.
+
+        Args:
+            name: One of :meth:`names`.
+            given: Arguments that the caller supplies and users can't set.
+            **settings: Arguments that users set.
+
+        Raises:
+            UnknownNameError: The name is not registered.
+            ConfigError: A setting is unknown or missing.
+        """
+        target = self.get(name)
+        parameters = inspect.signature(target).parameters
+        known = {key: p for key, p in parameters.items() if key not in given and p.kind is not p.VAR_KEYWORD}
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"{self.kind} {name!r} has no setting {key!r}: {suggest(key, known)}")
+        for key, parameter in known.items():
+            if parameter.default is parameter.empty and key not in settings:
+                raise ConfigError(f"{self.kind} {name!r} needs the setting {key!r}: give {self.prefix}{key}=...")
+        return target(**given, **settings)
+
+    def name_in(self, config: Mapping[str, Any]) -> str:
+        """Return the name that a config group gives.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if "name" not in config:
+            known = ", ".join(self.names())
+            raise ConfigError(f"the config of {self.kind} needs 'name', got {sorted(config)}: known names: {known}")
+        return config["name"]
 
     def names(self) -> list[str]:
         """Return every registered name, sorted."""

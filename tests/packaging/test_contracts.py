@@ -1,12 +1,13 @@
 """The ground floor: registry, errors, frames, optional packages."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from vlmreward import errors
-from vlmreward.errors import DependencyNotInstalled, FramesError, UnknownNameError, VlmRewardError
+from vlmreward.errors import ConfigError, DependencyNotInstalled, FramesError, UnknownNameError, VlmRewardError
 from vlmreward.optional import require_package
 from vlmreward.registry import Registry, suggest
 from vlmreward.types import Encoder, FrameBatch, RewardModel, check_frames
@@ -45,6 +46,27 @@ def test_registry_refuses_a_name_twice_and_a_target_without_a_colon():
     with pytest.raises(ValueError, match=r"package\.module:attribute"):
         registry.register("other", "package.module.attribute")
     assert registry.names() == ["mini"]
+
+
+def make_thing(part, size, colour="red", **more):
+    return part, size, colour, more
+
+
+def test_registry_builds_with_known_settings_alone(monkeypatch):
+    registry = Registry("thing", prefix="thing.")
+    registry.register("one", "planted_things:make_thing")
+    monkeypatch.setitem(sys.modules, "planted_things", SimpleNamespace(make_thing=make_thing))
+    assert registry.make("one", {"part": 1}, size=2) == (1, 2, "red", {})
+    for settings, message in (
+        ({"size": 2, "color": "blue"}, r"thing 'one' has no setting 'color': did you mean 'colour'\?"),
+        ({"size": 2, "part": 3}, "thing 'one' has no setting 'part'"),
+        ({"colour": "blue"}, r"thing 'one' needs the setting 'size': give thing\.size="),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            registry.make("one", {"part": 1}, **settings)
+    assert registry.name_in({"name": "one"}) == "one"
+    with pytest.raises(ConfigError, match=r"config of thing needs 'name', got \['size'\]: known names: one"):
+        registry.name_in({"size": 2})
 
 
 def test_suggestions_are_ordered_and_never_empty():

@@ -185,7 +185,7 @@ def test_missing_goal_and_missing_name_are_rejected(fake_encoder):
         make_reward("clip", fake_encoder())
     with pytest.raises(PromptError, match="goal must"):
         make_reward("clip", fake_encoder(), goal=None)
-    with pytest.raises(ConfigError, match="a reward config needs 'name'"):
+    with pytest.raises(ConfigError, match="the config of reward needs 'name'"):
         make_reward_from_config({"alpha": 0.5}, fake_encoder(), goal="a")
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from vlmreward.errors import ConfigError
-from vlmreward.registry import Registry, suggest
+from vlmreward.registry import Registry
 from vlmreward.types import Encoder
 
-_ENCODERS = Registry("encoder")
+_ENCODERS = Registry("encoder", prefix="encoder.")
 
 
 def register_encoder(name: str, target: str) -> None:
@@ -47,16 +45,7 @@ def make_encoder(name: str, /, device: str = "auto", **kwargs: Any) -> Encoder:
         ConfigError: A setting is unknown, missing or out of range, or the device is not there.
         WeightsError: The weights can't be read or had.
     """
-    target = _ENCODERS.get(name)
-    settings = inspect.signature(target).parameters
-    for key in kwargs:
-        if key not in settings:
-            raise ConfigError(f"encoder {name!r} has no setting {key!r}: {suggest(key, settings)}")
-    for key, parameter in settings.items():
-        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-        if required and key not in kwargs and key != "device":
-            raise ConfigError(f"encoder {name!r} needs the setting {key!r}: give encoder.{key}=...")
-    return target(device=device, **kwargs)
+    return _ENCODERS.make(name, {"device": device}, **kwargs)
 
 
 def make_encoder_from_config(config: Mapping[str, Any], /, device: str = "auto") -> Encoder:
@@ -72,11 +61,8 @@ def make_encoder_from_config(config: Mapping[str, Any], /, device: str = "auto")
     Raises:
         ConfigError: ``name`` is missing; and whatever :func:`make_encoder` raises.
     """
-    if "name" not in config:
-        raise ConfigError(
-            f"an encoder config needs 'name', got {sorted(config)}: known names: {', '.join(list_encoders())}"
-        )
-    return make_encoder(config["name"], device=device, **{k: v for k, v in config.items() if k != "name"})
+    own = {k: v for k, v in config.items() if k != "name"}
+    return make_encoder(_ENCODERS.name_in(config), device=device, **own)
 
 
 register_encoder("mini", "vlmreward.encoders.mini:MiniEncoder")

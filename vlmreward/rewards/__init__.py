@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from vlmreward.errors import ConfigError
-from vlmreward.registry import Registry, suggest
+from vlmreward.registry import Registry
 from vlmreward.rewards.transform import TRANSFORM_KEYS, RewardTransform
 from vlmreward.types import Encoder, RewardModel
 
@@ -48,16 +46,7 @@ def make_reward(name: str, encoder: Encoder, /, **kwargs: Any) -> RewardModel:
         ConfigError: A setting is unknown, missing or out of range.
         PromptError: A prompt is empty, too long, or leaves no direction to reward.
     """
-    target = _REWARDS.get(name)
-    settings = inspect.signature(target).parameters
-    for key in kwargs:
-        if key not in settings or key == "encoder":
-            known = [k for k in settings if k != "encoder"]
-            raise ConfigError(f"reward {name!r} has no setting {key!r}: {suggest(key, known)}")
-    for key, parameter in settings.items():
-        if parameter.default is parameter.empty and key != "encoder" and key not in kwargs:
-            raise ConfigError(f"reward {name!r} needs the setting {key!r}: give {key}=...")
-    return target(encoder, **kwargs)
+    return _REWARDS.make(name, {"encoder": encoder}, **kwargs)
 
 
 def make_reward_from_config(
@@ -78,13 +67,9 @@ def make_reward_from_config(
         ConfigError: A setting is unknown, missing or out of range, or ``name`` is missing.
         PromptError: A prompt is empty, too long, or leaves no direction to reward.
     """
-    if "name" not in config:
-        raise ConfigError(
-            f"a reward config needs 'name', got {sorted(config)}: known names: {', '.join(list_rewards())}"
-        )
     own = {k: v for k, v in config.items() if k not in TRANSFORM_KEYS and k != "name"}
     transform = RewardTransform(**{k: config[k] for k in TRANSFORM_KEYS if k in config})
-    return make_reward(config["name"], encoder, **prompts, **own), transform
+    return make_reward(_REWARDS.name_in(config), encoder, **prompts, **own), transform
 
 
 register_reward("clip", "vlmreward.rewards.clip:ClipReward")
