@@ -53,12 +53,13 @@ def test_running_statistics_take_each_reward_before_it_is_applied():
 
 
 def test_black_frame_ends_the_run_and_no_number_is_made_up():
-    env = make(black_steps=[2], transform=RewardTransform(normalise="running"))
+    transform = RewardTransform(normalise="running")
+    env = make(black_steps=[2], transform=transform)
     env.reset(seed=0)
     env.step(1)
     with pytest.raises(RenderingError, match=r"could not be scored \(constant frame\).*list agents"):
         env.step(1)
-    assert env.transform.stats.count == 1
+    assert transform.stats.count == 1
 
 
 def test_first_frame_is_looked_at_only_if_the_model_needs_it():
