@@ -17,7 +17,7 @@ import numpy as np
 
 from vlmreward.agents.policies import Policy
 from vlmreward.types import Frames
-from vlmreward.wrappers.capture_frames import CONSTANT_FRAME, is_constant, render_frame
+from vlmreward.wrappers.capture_frames import capture_frame
 from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, gather
 
 Z95 = 1.959963984540054  # half-width of a 95 % interval in standard deviations
@@ -138,18 +138,19 @@ class _Runner:
         return self._scored
 
     def _capture(self, slot: int, number: int, step: int, env_reward: float, ends: tuple[bool, bool]) -> None:
-        frame = render_frame(self._envs[slot], self._frames[0].shape if self._frames else None)
-        reason = CONSTANT_FRAME if is_constant(frame) else 0
+        frame, reason = capture_frame(self._envs[slot], self._frames[0].shape if self._frames else None)
         self._rows.append((0, slot, len(self._frames), number, step, env_reward, *ends, step == 0, reason))
-        self._frames.append(frame)
-        if len(self._frames) >= self._batch:
+        if frame is not None:
+            self._frames.append(frame)
+        if len(self._rows) >= self._batch:
             self._flush()
 
     def _flush(self) -> None:
-        if self._scorer is None or not self._frames:
+        if self._scorer is None or not self._rows:
             return
         rows = np.array(self._rows, dtype=ROW_DTYPE)
-        result = self._scorer.score(rows, gather(rows, np.stack(self._frames)))
+        store = np.stack(self._frames) if self._frames else np.zeros((1, 1, 1, 3), np.uint8)
+        result = self._scorer.score(rows, gather(rows, store))
         for row, raw, valid in zip(result.rows, result.raw, result.valid, strict=True):
             self._scored.append((int(row["episode"]), int(row["step"]), float(raw) if valid else math.nan))
         self._frames, self._rows = [], []

@@ -12,7 +12,7 @@ COUNTS = ("rows", "invalid", "pictures", "encode_calls")
 class FrameLog:
     """Counts the frames that steps led to, earlier sessions of the run included; those of resets get no reward.
 
-    Evaluations are not part of it.
+    Evaluations are not part of it; steps that a resumed run takes again are counted again.
     """
 
     def __init__(self) -> None:

@@ -107,7 +107,7 @@ class ZeroPolicy:
 
 
 class HoldPolicy:
-    """Holds the pose that an episode starts in: the action that the environment names in ``hold_action``.
+    """Holds the environment's usual start pose: the action that it names in ``hold_action``.
 
     Args:
         env: One of the environments.

@@ -1,8 +1,8 @@
 """What the embedded encoder has learned, and the controls that tell learning from luck. Writes results/mini.json.
 
 Reads the folder of a ``vlmreward pretrain-mini out=<folder>`` (its sentences and its distilled text tower are
-reused; the controls are fitted there, each with the same few steps, beside a reference with as many; the one on
-shuffled captions also trains the demo's agent, which must fail).
+reused; the controls are fitted there, each with the same few steps, beside a reference with as many; that one and the
+one on shuffled captions also train the demo's agent, which must fail on the latter).
 
     python benchmarks/mini.py --folder runs/mini              # the packaged encoder
     python benchmarks/mini.py --folder runs/mini --controls   # and the controls
@@ -163,15 +163,17 @@ def main() -> None:
     result |= {"encoder": encoder.id, "pictures": len(pictures.frames), "figures": measure(encoder, pictures)}
     write(arguments.out, result)
     if arguments.controls:
-        result["control_steps"] = arguments.control_steps
-        table = result.setdefault("controls", {})
+        made_with = {"encoder": encoder.id, "steps": arguments.control_steps}
+        if result.get("controls_made_with") != made_with:  # those of another encoder say nothing about this one
+            result |= {"controls_made_with": made_with, "controls": {}}
+        table = result["controls"]
         for name, fit in controls(arguments.control_steps, list(settings.pictures)).items():
             if name in table:
                 continue  # one control at a time, resumable
             weights = run.fit(f"control-{name}", fit)
             kind = BagOfWordsEncoder if fit.bag_of_words else MiniEncoder
             table[name] = measure(kind(weights=weights), pictures)
-            if fit.shuffled:
+            if name in ("reference", "shuffled_captions"):
                 table[name]["demo_success"] = demo_success(weights)
             write(arguments.out, result)
     print(json.dumps({k: v for k, v in result.items() if k != "controls"}, indent=2))

@@ -7,7 +7,7 @@ The usual way is what a Gymnasium user writes: ``env.render()`` of the standard 
 CartPole-v1 at its own 600 x 400), open_clip's own PIL transform for each picture, and one call of the float32 model per
 step. Ours is the code that ``vlmreward train`` runs: ``VecCaptureFrames`` and a ``Scorer`` with random actions, once
 with as many pixels and quality "fine", once with the fast preset (pictures of the encoder's size, quality "fast",
-bfloat16). Every row "without" takes one ingredient away from the fast preset.
+bfloat16 where the processor has it). Every row "without" takes one ingredient away from the fast preset.
 
 All ways use the same weights (a ViT-B-32 with seeded random ones for the humanoid, ``mini`` for the cart-pole) and
 the same number of torch threads. They run interleaved: each round takes every way once, so a busy minute slows all of

@@ -189,9 +189,9 @@ class Pretraining:
             self._report(f"fit {name}", step, settings.steps, sum(terms.values()))
 
         run.fit(progress)
-        weight, bias = self._fit_domain(model)
         state = {k: v.half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
         state |= {k: v for k, v in model.state_dict().items() if not v.is_floating_point()}
+        weight, bias = self.fit_domain(state)
         state |= {mini.DOMAIN_WEIGHT: torch.from_numpy(weight), mini.DOMAIN_BIAS: torch.tensor(bias)}
         _save_tensors(path, state, {"version": mini.VERSION, "settings": json.dumps(asdict(self._plain(settings)))})
         return path
@@ -203,24 +203,39 @@ class Pretraining:
         """Return the concepts whose phrasings may be met in training, as captions or as bare sentences."""
         return [c for d in self._domains for c in d.concepts if not c.parts or c.parts not in HELD_OUT_COMPOSITIONS]
 
-    @torch.no_grad()
-    def _fit_domain(self, model: Any) -> tuple[np.ndarray, float]:
+    def domain_sentences(self) -> tuple[list[str], list[str]]:
+        """Return sentences of the domain, none of them held out, and sentences of other things."""
         rng = np.random.default_rng([self.settings.seed, 3])
         words = corpus.read_words(Path(self.settings.wordnet))
         general = corpus.read_sentences(Path(self.settings.wordnet))
         outside = [general[i] for i in rng.choice(len(general), min(3000, len(general)), replace=False)]
         outside += corpus.frame_sentences(words, 2000, rng) + domain.hard_negatives(words, 6000, rng)
         inside = [c.sample(rng) for c in self._shown_concepts() for _ in range(20 if c.parts else 150)]
-        inside = [text for text in inside if not is_held_out(text)]
         inside, outside = (
             [domain.casual(text, rng) if rng.random() < 0.5 else text for text in texts] for texts in (inside, outside)
         )
-        tokenizer = mini.make_tokenizer()
+        # after the change of words, which may turn one phrasing into another
+        return [text for text in inside if not is_held_out(text)], outside
+
+    @torch.no_grad()
+    def fit_domain(self, state: dict[str, torch.Tensor]) -> tuple[np.ndarray, float]:
+        """Fit the domain's classifier to a model as its weights are stored.
+
+        Args:
+            state: The stored weights.
+
+        Returns:
+            As :func:`vlmreward.agents.fit.domain.fit_domain`.
+        """
+        model, tokenizer = mini.build_model(), mini.make_tokenizer()
+        model.load_state_dict({name: value.float() for name, value in state.items()})
+        model.eval()
 
         def features(texts: list[str]) -> np.ndarray:
             parts = [text_features(model, tokenizer(texts[i : i + 256]), False) for i in range(0, len(texts), 256)]
-            return torch.cat(parts).float().numpy()
+            return torch.cat(parts).numpy()
 
+        inside, outside = self.domain_sentences()
         return domain.fit_domain(features(inside), features(outside))
 
 

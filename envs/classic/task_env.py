@@ -39,7 +39,11 @@ class TaskEnv(gym.Env):
 
     TASKS: ClassVar[dict[str, Task]] = {}
     DT: ClassVar[float] = 0.0
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["rgb_array"],
+        "render_fps": 50,
+        "never_terminates": True,
+    }
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import pytest
 
 from vlmreward.agents.evaluation import Episode, mean_interval, proportion, run_episodes, summarise
 from vlmreward.agents.policies import HoldPolicy, RandomPolicy, ZeroPolicy
-from vlmreward.errors import ConfigError
+from vlmreward.errors import ConfigError, ConstantFrameError
 from vlmreward.wrappers.scoring import FrameScorer
 
 
@@ -123,6 +123,21 @@ def test_mean_interval_by_hand() -> None:
     assert result["std"] == pytest.approx(math.sqrt(5 / 3))
     assert result["high"] - 2.5 == pytest.approx(1.959964 * math.sqrt(5 / 3) / 2, abs=1e-6)
     assert mean_interval([2.0]) == {"mean": 2.0, "low": 2.0, "high": 2.0, "std": 0.0, "n": 1}
+
+
+@pytest.mark.parametrize("batch", [2, 100])
+def test_frame_that_the_renderer_refuses_leaves_its_episode_unscored(dots: Any, batch: int) -> None:
+    class Flawed(dots.Env):
+        def render(self) -> Any:
+            if self.x == 5:
+                raise ConstantFrameError("the picture is one constant colour")
+            return super().render()
+
+    episodes = run_episodes([Flawed()], GoRight(1), 6, 40, FrameScorer(dots.Encoder(), dots.Reward(), 1), batch)
+    met_five = [start_of(dots, e.seed) + 1 <= 5 for e in episodes]
+    assert any(met_five)
+    assert [e.vlm_return is None for e in episodes] == met_five
+    assert summarise(episodes)["episodes_unscored"] == sum(met_five)
 
 
 def test_zero_policy_does_nothing(dots: Any) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from vlmreward.cli import run_folder
-from vlmreward.cli.run_folder import describe_machine, slug
+from vlmreward.cli.arguments import parse_arguments
+from vlmreward.cli.compose import compose
+from vlmreward.cli.run_folder import describe_machine, run_name, slug
+from vlmreward.cli.settings import resolve
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -46,6 +49,12 @@ def test_commit_is_that_of_the_checkout_which_tracks_the_package(installed: Path
 def test_no_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
     assert describe_machine()["git_commit"] is None
+
+
+@pytest.mark.parametrize(("combine", "reward"), [("replace", "clip"), ("env", "env_reward"), ("add", "clip_and_env")])
+def test_name_of_a_run_says_what_was_learned_from(combine: str, reward: str) -> None:
+    arguments = parse_arguments(["env=cartpole", f"reward.combine={combine}", "seed=3"])
+    assert run_name(resolve(compose("train", arguments))[0]) == f"cartpole__{reward}__dqn__seed3"
 
 
 def test_slug_is_short_and_tells_long_texts_apart() -> None:

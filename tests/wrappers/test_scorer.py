@@ -240,16 +240,11 @@ def test_statistics():
     stats = scorer.stats()
     assert stats["rows"] == 24
     assert stats["invalid"] == 4
-    assert stats["invalid_frac"] == pytest.approx(4 / 24)
     assert stats["reasons"] == {"constant frame": 4}
     assert stats["encode_calls"] == len(encoder.batches)
-    assert stats["encode_batch_mean"] == pytest.approx(np.mean(encoder.batches))
+    assert stats["pictures"] == sum(encoder.batches)
     assert stats["env_seconds"] > 0
     assert stats["render_seconds"] > 0
-    scorer.reset_stats()
-    assert scorer.stats()["rows"] == 0
-    assert scorer.stats()["reasons"] == {}
-    assert scorer.stats()["encode_seconds"] == 0
 
 
 def test_frames_that_repeat_are_encoded_once():
@@ -281,6 +276,8 @@ def test_state_is_plain_numbers_and_comes_back():
     np.testing.assert_array_equal(fresh.transform.apply(scores.raw), scorer.transform.apply(scores.raw))
     with pytest.raises(CheckpointError, match="must hold 'transform'"):
         fresh.load_state_dict({})
+    with pytest.raises(CheckpointError, match="scored by encoder another-1, this one is"):
+        fresh.load_state_dict({**state, "encoder_id": "another-1"})
 
 
 def test_one_vector_environment_at_a_time_one_after_another():

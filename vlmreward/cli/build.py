@@ -42,10 +42,6 @@ class Scoring:
     model: RewardModel
     transform: RewardTransform
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a result says about the reward."""
-        return {"encoder_id": self.encoder.id, "encoder_licence": self.encoder.licence}
-
 
 @dataclass
 class Training:
@@ -112,7 +108,9 @@ def build_training(settings: TrainSettings, scoring: Scoring) -> Training:
         vec_env = prepare_env(frames, spec, settings.normalise_obs)
         model = make_algorithm(settings.agent, vec_env, scorer, settings.seed, policy_device(settings))
         if spec.scoring == "rollout":
-            check_context(scoring.model, int(getattr(model, "n_steps", 1)), settings.env.time_limit)
+            never_ends = bool(frames.get_attr("metadata", [0])[0].get("never_terminates"))
+            fixed_length = settings.env.time_limit if never_ends else None
+            check_context(scoring.model, int(getattr(model, "n_steps", 1)), fixed_length)
     except BaseException:
         frames.close()
         scorer.close()

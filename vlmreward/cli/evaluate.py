@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     from vlmreward.cli.environments import explain_render_error, settle_rendering
     from vlmreward.cli.load_run import load_policy, option
     from vlmreward.cli.results import describe_run, format_summary
-    from vlmreward.cli.run_folder import write_json
+    from vlmreward.cli.run_folder import slug, write_json
     from vlmreward.wrappers.scoring import FrameScorer
 
     settings, options = subject.settings, subject.options
@@ -61,8 +61,10 @@ def main(argv: list[str]) -> int:
     print(format_summary(summary))
     path = Path(options["out"]) if options["out"] else None
     if path is None and subject.run is not None:
-        goal = settings.env.task or "goal"
-        path = subject.run.path / f"evaluation__{options['policy']}__{options['checkpoint']}__{goal}__seed{seed}.json"
+        changed = options["env"].get("kwargs") or {}
+        parts = [options["policy"], options["checkpoint"], subject.other_goal or settings.env.task or "goal"]
+        parts += [slug(" ".join(f"{key} {value}" for key, value in changed.items()))] if changed else []
+        path = subject.run.path / f"evaluation__{'__'.join(map(str, parts))}__seed{seed}.json"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result)

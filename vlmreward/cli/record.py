@@ -67,7 +67,10 @@ def main(argv: list[str]) -> int:
         clips,
         " | ".join(settings.goal),
         fps,
-        note=f"{settings.env.name}, {agent}, {settings.encoder['name']}",
+        note=f"{settings.env.name}, {agent}, {settings.encoder['name']}"
+        + {"env": ", learned from the environment's reward", "add": ", environment's reward added"}.get(
+            settings.reward.get("combine", "replace"), ""
+        ),
         formats=formats,
     )
     for number, episode in enumerate(episodes, 1):

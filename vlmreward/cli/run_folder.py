@@ -130,7 +130,11 @@ class RunFolder:
 def run_name(settings: TrainSettings, with_time: bool = False) -> str:
     """Return ``<env>__<reward>__<agent>__seed<k>``, and the time if wanted."""
     env = settings.env.name if settings.env.name != "gym" else settings.env.id.replace("/", "-")
-    name = f"{env}__{settings.reward['name']}__{settings.agent['name']}__seed{settings.seed}"
+    # what an agent learned from must show: a baseline on the environment's own reward is no text goal
+    reward = {"env": "env_reward", "add": f"{settings.reward['name']}_and_env"}.get(
+        settings.reward.get("combine", "replace"), settings.reward["name"]
+    )
+    name = f"{env}__{reward}__{settings.agent['name']}__seed{settings.seed}"
     return f"{name}__{time.strftime('%Y%m%d-%H%M%S')}" if with_time else name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from vlmreward.cli.build import Scoring, build_scoring, build_training, check_ag
 from vlmreward.cli.results import describe_run, format_summary
 from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings
+from vlmreward.errors import VlmRewardError
 from vlmreward.wrappers.scoring import FrameScorer
 
 REPORT_OFFSET = 10_000  # between the first seed of the selection episodes and that of the reported ones
@@ -92,6 +94,9 @@ class Session:
                     self._learn(run, callback)
                 except (TrainingStopped, KeyboardInterrupt) as e:
                     return self._leave(run, callback, save=isinstance(e, TrainingStopped))
+                except VlmRewardError:
+                    self._leave(run, callback, save=False)
+                    raise
         finally:
             logger.close()
         return self._finish(run, note)
@@ -109,7 +114,7 @@ class Session:
             callback.save()
         last = run.checkpoints.names()
         kept = f"saved at step {int(last[-1].removeprefix('step_'))}" if last else "nothing was saved yet"
-        print(f"interrupted, {kept}: go on with vlmreward train resume={run.path}", file=sys.stderr)
+        print(f"interrupted, {kept}: go on with vlmreward train resume={_shell(run.path)}", file=sys.stderr)
         return 130
 
     def _select(self) -> float | None:
@@ -166,5 +171,4 @@ class Session:
 
 
 def _shell(path: Path) -> str:
-    text = str(path)
-    return text if all(c.isalnum() or c in "/._-+" for c in text) else f"'{text}'"
+    return shlex.quote(str(path))

@@ -12,7 +12,7 @@ _ENCODERS = Registry("encoder", prefix="encoder.")
 
 
 def register_encoder(name: str, target: str) -> None:
-    """Add an encoder: a callable that takes ``device`` and its own settings by keyword.
+    """Add an encoder: a callable with a parameter named ``device`` and its own settings.
 
     Args:
         name: The name users write.

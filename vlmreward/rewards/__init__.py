@@ -13,7 +13,7 @@ _REWARDS = Registry("reward")
 
 
 def register_reward(name: str, target: str) -> None:
-    """Add a reward model: a callable that takes ``(encoder, goal, baseline, ...)``.
+    """Add a reward model: a callable with a parameter named ``encoder`` and its own settings.
 
     Args:
         name: The name users write.

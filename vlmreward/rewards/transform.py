@@ -132,7 +132,8 @@ class RewardTransform:
         values = source[np.asarray(valid, dtype=bool)].astype(np.float64)
         if not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).sum())
-            raise NonFiniteError(f"{bad} of {values.size} rewards marked valid are not finite: mark such rows invalid")
+            cure = "mend the environment's reward" if self.combine == "env" else "mark such rows invalid"
+            raise NonFiniteError(f"{bad} of {values.size} rewards marked valid are not finite: {cure}")
         if values.size:
             self._stats = self._stats.merged(values)
 

@@ -70,6 +70,28 @@ def render_frame(env: gym.Env, shape: tuple[int, ...] | None = None) -> Frames:
     return frame
 
 
+def capture_frame(env: gym.Env, shape: tuple[int, ...] | None = None) -> tuple[Frames | None, int]:
+    """Render one frame and say whether it can be scored.
+
+    Args:
+        env: Environment with ``render_mode="rgb_array"``.
+        shape: The shape (H, W, 3) that the frame must have, if that is known.
+
+    Returns:
+        The frame, uint8, shape (H, W, 3), or None where our own renderer refused it; and the number of the reason (of
+        ``REASONS``) why it can't be scored, 0 if it can.
+
+    Raises:
+        RenderingError: There is no picture, or its size has changed.
+        FramesError: It is not uint8 (H, W, 3).
+    """
+    try:
+        frame = render_frame(env, shape)
+    except ConstantFrameError:  # a run counts such a frame and goes on
+        return None, CONSTANT_FRAME
+    return frame, CONSTANT_FRAME if is_constant(frame) else 0
+
+
 def check_pixels(env: gym.Env) -> None:
     """Refuse an environment that makes no single pictures.
 
@@ -145,13 +167,8 @@ class CaptureFrames(gym.Wrapper):
         slot = int(ring.assigned[self._index, kind])
         assert slot != FREE, "an environment is stepped or reset only by the VecCaptureFrames that holds it"
         start = time.perf_counter()
-        try:
-            frame = render_frame(self.env, ring.spec.frame_shape)
-            ring.frames[slot] = frame
-            reason = CONSTANT_FRAME if is_constant(frame) else 0
-        except ConstantFrameError:  # our own renderer refuses such a picture itself; the run counts it and goes on
-            ring.frames[slot] = 0
-            reason = CONSTANT_FRAME
+        frame, reason = capture_frame(self.env, ring.spec.frame_shape)
+        ring.frames[slot] = 0 if frame is None else frame
         render_seconds = time.perf_counter() - start
         ring.meta[slot] = (self._episode, self._step, env_reward, step_seconds, render_seconds, *ends, reason)
         ring.assigned[self._index, kind] = FREE

@@ -13,7 +13,7 @@ import numpy as np
 
 from vlmreward.errors import ConfigError, RenderingError
 from vlmreward.types import Encoder, RewardModel
-from vlmreward.wrappers.capture_frames import CONSTANT_FRAME, ENV_REWARD_KEY, check_pixels, is_constant, render_frame
+from vlmreward.wrappers.capture_frames import ENV_REWARD_KEY, capture_frame, check_pixels
 from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, ScoredRows, Transform, gather
 
 VLM_REWARD_KEY = "vlm_reward"
@@ -111,6 +111,6 @@ class ReplaceReward(gym.Wrapper):
         return obs, float(reward[0]), terminated, truncated, {**info, **extra}
 
     def _score(self) -> ScoredRows:
-        frame = render_frame(self.env)
-        self._row["reason"] = CONSTANT_FRAME if is_constant(frame) else 0
-        return self._scorer.score(self._row, gather(self._row, np.ascontiguousarray(frame)[None]))
+        frame, self._row["reason"] = capture_frame(self.env)
+        store = np.zeros((1, 1, 1, 3), np.uint8) if frame is None else np.ascontiguousarray(frame)[None]
+        return self._scorer.score(self._row, gather(self._row, store))

@@ -224,28 +224,19 @@ class Scorer:
     # Numbers.
 
     def stats(self) -> dict[str, Any]:
-        """Return counts since the last :meth:`reset_stats`.
+        """Return counts since the scorer was built.
 
         Returns:
-            ``rows`` and ``invalid`` (transitions scored), ``invalid_frac``, ``reasons`` (why, counted), ``frames``
-            and ``pictures`` (captured frames, and distinct ones that were encoded), ``encode_calls``,
-            ``encode_batch_mean`` (pictures per call), and seconds: ``encode_seconds``, ``env_seconds`` and
-            ``render_seconds`` (both summed over environments), ``wait_seconds`` (the main thread waited for scores).
+            ``rows`` and ``invalid`` (transitions scored), ``reasons`` (why, counted), ``frames`` and ``pictures``
+            (captured frames, and distinct ones that were encoded), ``encode_calls``, and seconds: ``encode_seconds``,
+            ``env_seconds`` and ``render_seconds`` (both summed over environments), ``wait_seconds`` (the main thread
+            waited for scores).
         """
         with self._worker.changed:
             totals, reasons = self._totals.copy(), dict(self._reasons)
         result: dict[str, Any] = {k: totals[k] for k in ("rows", "invalid", "frames", "pictures", "encode_calls")}
-        result["invalid_frac"] = totals["invalid"] / max(1, totals["rows"])
-        result["encode_batch_mean"] = totals["pictures"] / max(1, totals["encode_calls"])
         result["reasons"] = reasons
         return result | {f"{name}_seconds": self._seconds[name] for name in ("encode", "env", "render", "wait")}
-
-    def reset_stats(self) -> None:
-        """Start counting again."""
-        with self._worker.changed:
-            self._totals.clear()
-            self._reasons.clear()
-            self._seconds.clear()
 
     def add_seconds(self, name: str, seconds: float) -> None:
         """Count time that was spent in the environments' processes."""
@@ -254,17 +245,26 @@ class Scorer:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain numbers: a run resumes at an episode's start, without frames."""
         self.flush()
-        return {"transform": dict(self.transform.state_dict())}
+        return {"transform": dict(self.transform.state_dict()), "encoder_id": self._encoder_id}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned.
 
         Raises:
-            CheckpointError: It is not a scorer's state.
+            CheckpointError: It is not a scorer's state, or that of another encoder.
         """
         if "transform" not in state:
             raise CheckpointError(f"the scorer's state must hold 'transform', got {sorted(state)}: was it damaged?")
+        if state.get("encoder_id") != self._encoder_id:
+            raise CheckpointError(
+                f"the run was scored by encoder {state.get('encoder_id')}, this one is {self._encoder_id}: go on with "
+                "the version of vlmreward, or the weights, that it began with"
+            )
         self.transform.load_state_dict(state["transform"])
+
+    @property
+    def _encoder_id(self) -> str | None:
+        return None if self.encoder is None else self.encoder.id
 
     def close(self) -> None:
         """Stop the thread after its running batch; frames that wait are dropped."""

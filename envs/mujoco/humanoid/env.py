@@ -121,7 +121,11 @@ class HumanoidEnv(gym.Env):
     """
 
     TASKS: ClassVar[dict[str, Task]] = TASKS
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 67}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["rgb_array"],
+        "render_fps": 67,
+        "never_terminates": True,
+    }
 
     def __init__(
         self,
@@ -214,7 +218,7 @@ class HumanoidEnv(gym.Env):
 
     @property
     def hold_action(self) -> np.ndarray:
-        """The action that keeps the joints where an episode's start has them, float32, shape (17,).
+        """The action that keeps the joints where ``start="standing"`` has them, float32, shape (17,).
 
         With torque control that is no torque at all, the best that a constant action can do.
         """

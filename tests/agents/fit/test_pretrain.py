@@ -12,10 +12,10 @@ from vlmreward.agents.fit import corpus, domain, pretrain, text_tower
 from vlmreward.agents.fit.contrastive import FitSettings
 from vlmreward.agents.fit.pictures import Domain
 from vlmreward.agents.fit.text_tower import distil_loss
-from vlmreward.data.captions import mountaincar
+from vlmreward.data.captions import cartpole, mountaincar
 from vlmreward.data.captions.concept import is_held_out
 from vlmreward.encoders import mini
-from vlmreward.envs.classic.pictures import sample_mountaincar
+from vlmreward.envs.classic.pictures import sample_cartpole, sample_mountaincar
 from vlmreward.errors import ConfigError, StorageError
 
 pytest.importorskip("sklearn", reason="the extra 'pretrain' is not installed")
@@ -80,6 +80,19 @@ def held_out_texts():
     rng = np.random.default_rng(7)
     texts = {t for concept in mountaincar.CONCEPTS for t in concept.phrasings(2000, rng)}
     return {t for t in texts if is_held_out(t)}
+
+
+def test_sentences_of_the_domain_hold_nothing_that_is_held_out(tmp_path, wordnet):
+    domains = [Domain("cartpole", sample_cartpole, cartpole.CONCEPTS, cartpole.HELD_OUT_REGIONS)]
+    settings = pretrain.PretrainSettings(wordnet=str(wordnet), pictures={"cartpole": 1})
+    fitter = pretrain.Pretraining(settings, tmp_path / "out", domains, lambda *_: None)
+    inside, outside = fitter.domain_sentences()
+    assert len(inside) > 1000
+    assert len(outside) > 8000
+    assert not any(is_held_out(text) for text in inside)
+    shown = {concept.parts for concept in fitter._shown_concepts()}
+    assert shown.isdisjoint(cartpole.HELD_OUT_COMPOSITIONS)
+    assert ("upright", "left_end") in shown
 
 
 def test_every_stage_runs_once_and_the_weights_load(tmp_path, wordnet, monkeypatch):
