@@ -46,8 +46,7 @@ def warm_start(model: Any, tokenizer: Any) -> None:
     """Start the student's token embeddings where the teacher sees the tokens' meanings.
 
     The teacher reads every token of the vocabulary as a sentence of its own; the principal components of what it says
-    replace the random embeddings, at the same scale. So words of like meaning begin close to each other, and the
-    student needs a fraction of the steps.
+    replace the random embeddings, at the same scale. So words of like meaning begin close to each other.
 
     Args:
         model: The open_clip model, with fresh weights; changed in place.
