@@ -83,6 +83,15 @@ def goal_of(env: str, task: str) -> str:
     return find_tasks(STUDIES[env].id)[task].goal
 
 
+def curve(path: Path, points: int = 40) -> dict[str, list[Any]]:
+    """Return at most so many points of a run's learning curve, the first and the last among them."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for line in lines if line.get("rollout/vlm_return") is not None]
+    chosen = sorted({round(i * (len(lines) - 1) / (points - 1)) for i in range(points)})
+    keys = ("step", "rollout/vlm_return", "rollout/env_return", "rollout/success_rate")
+    return {key: [round(lines[i][key], 4) for i in chosen] for key in keys}
+
+
 def study_run(env: str, task: str, seed: int, reward: str, folder: Path, threads: int) -> None:
     """Train one agent, evaluate it on every goal and start, and write its JSON."""
     target = folder / f"{task}__seed{seed}{'' if reward == 'vlm' else '__env_reward'}.json"
@@ -98,6 +107,7 @@ def study_run(env: str, task: str, seed: int, reward: str, folder: Path, threads
         keys = ("env", "goal", "encoder", "reward", "agent", "seed", "versions", "timesteps", "cpus", "threads")
         result = {key: trained[key] for key in keys}
         result |= {"wall_seconds": trained["wall_seconds"], "phase_seconds": trained["phase_seconds"]}
+        result["curve"] = curve(run / "metrics.jsonl")
         result["success"] = {}
         for other in study.tasks:
             for name, settings in study.starts.items():
