@@ -210,7 +210,8 @@ def test_interrupt_of_the_final_evaluation_ends_at_once(
     signal_at_reset(monkeypatch, 20_000, number)
     outcome = cli("train", *SHORT, "total_timesteps=100", "run_dir=run")
     assert outcome.code == 130
-    assert outcome.err == ("interrupted, training is complete and saved: measure it with vlmreward evaluate run=run\n")
+    lines = [line for line in outcome.err.splitlines() if not line.startswith("training: ")]  # those tell of slow work
+    assert lines == ["interrupted, training is complete and saved: measure it with vlmreward evaluate run=run"]
     assert not (tmp_path / "run" / "result.json").exists()
     outcome = cli("train", "resume=run")
     assert outcome.code == 0, outcome.err

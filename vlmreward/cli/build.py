@@ -141,9 +141,10 @@ def policy_device(settings: TrainSettings) -> str:
 def set_threads(settings: TrainSettings) -> int:
     """Set how many threads torch uses in this process, and return the number.
 
-    Two threads cost as much processor time as one, for a small network and for ``mini``, when idle threads sleep
-    (OMP_WAIT_POLICY=PASSIVE); a small network has no use for very many.
+    ``auto`` leaves half of the cores to the other thread: frames are encoded beside the steps and the updates. A small
+    network has no use for many.
     """
-    wanted = min(torch.get_num_threads(), MOST_THREADS) if settings.threads == "auto" else int(settings.threads)
+    automatic = max(1, min(torch.get_num_threads() // 2, MOST_THREADS))
+    wanted = automatic if settings.threads == "auto" else int(settings.threads)
     torch.set_num_threads(wanted)
     return torch.get_num_threads()
