@@ -14,7 +14,7 @@ the same number of torch threads. They run interleaved: each round takes every w
 them alike, and ratios are taken within a round. The unit is processor time of this process, all threads; environments
 run inside it so that its clock sees them. Wall time stands beside it and depends on what else the machine does.
 Several torch threads waste processor time on the usual way's single pictures; ``--threads 1`` is the comparison that
-is kindest to it (``results/throughput_one_thread.json``).
+is kindest to it (``results/mini-1/throughput_one_thread.json``).
 
 What a cheaper picture does to the reward is said by the Spearman correlation between the rewards of the fine and the
 fast picture of the same states. Random weights have no opinion of a picture, so for the humanoid that of ``mini``
