@@ -43,23 +43,6 @@ def test_train_page_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in out
 
 
-def test_examples_of_the_help_pages_compose() -> None:
-    """Every `vlmreward train ...` example is accepted as far as it can be without weights or a run."""
-    import shlex
-
-    from vlmreward.cli.arguments import parse_arguments
-    from vlmreward.cli.compose import compose
-    from vlmreward.cli.help import INTRO
-    from vlmreward.cli.settings import resolve
-
-    examples = re.findall(r"^  vlmreward train (.*)$", INTRO["train"], re.MULTILINE)
-    assert len(examples) >= 5
-    for example in examples:
-        words = [w for w in shlex.split(example.partition("   ")[0]) if w != "--cfg"]
-        if not words[0].startswith("resume"):
-            resolve(compose("train", parse_arguments(words)))
-
-
 @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["list", "agents"], ["list", "encoders"]])
 def test_light_commands_load_no_torch(argv: list[str]) -> None:
     code = f"import sys; from vlmreward.cli import main; main({argv!r}); assert 'torch' not in sys.modules"
