@@ -56,6 +56,7 @@ def strange_envs(monkeypatch: pytest.MonkeyPatch) -> None:
         ("encoder=clap", "unknown encoder 'clap'"),
         ("reward=clp", "unknown reward 'clp': did you mean 'clip'"),
         ("experiment=demo", "unknown experiment 'demo'"),
+        ("env.action_repeat=0", "env.action_repeat must be a whole number >= 1, got 0"),
         ("goal=", "goal is empty"),
         ("goal=   ", "goal is empty"),
         ("baseline=", "baseline is empty"),

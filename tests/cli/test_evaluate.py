@@ -70,7 +70,7 @@ def test_trivial_policies_need_no_run(cli: Any, tmp_path: Path, policy: str) -> 
     outcome = cli("evaluate", *arguments, f"policy={policy}")
     assert outcome.code == 0, outcome.err
     result = read(tmp_path / "x.json")
-    assert result["goal"] == ["pole hanging straight down below the cart"]
+    assert result["goal"] == ["pole hanging straight down below a cart in the middle of the track"]
     assert (result["policy"], result["evaluation"]["vlm_return"]) == (policy, None)
     assert result["encoder"]["id"] is None  # nothing was scored
 

@@ -45,6 +45,18 @@ def test_config_file_gives_the_same_settings_back() -> None:
     assert TrainSettings.from_config(yaml.safe_load(text)) == settings
 
 
+def test_time_limit_counts_actions() -> None:
+    limits = {repeat: settle(f"env.action_repeat={repeat}").env.time_limit for repeat in (1, 2, 3)}
+    assert limits == {1: 200, 2: 100, 3: 67}
+    assert settle("env.action_repeat=2", "env.kwargs.max_episode_steps=-1").env.time_limit is None
+
+
+def test_config_of_an_environment_without_action_repeat_means_one() -> None:
+    composed = compose("train", parse_arguments(["env=cartpole"]))
+    del composed["env"]["action_repeat"]
+    assert resolve(composed)[0].env.action_repeat == 1
+
+
 @pytest.mark.parametrize("option", [o for o in list_groups()["env"] if o != "gym"])
 def test_every_environment_resolves_and_its_measured_settings_are_real(option: str) -> None:
     from vlmreward.agents.catalogue import get_agent

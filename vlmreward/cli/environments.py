@@ -12,6 +12,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from vlmreward.envs.task import Task
 from vlmreward.errors import ConfigError, DependencyNotInstalled, RenderingError
+from vlmreward.wrappers.action_repeat import ActionRepeat
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,12 @@ class EnvFactory:
     Attributes:
         id: Gymnasium id.
         kwargs: Arguments of the environment.
+        action_repeat: Steps of the environment an action.
     """
 
     id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    action_repeat: int = 1
 
     def __call__(self) -> gym.Env:
         """Build the environment.
@@ -35,13 +38,14 @@ class EnvFactory:
         """
         importlib.import_module("vlmreward.envs")  # registers ours, in a worker process too
         try:
-            return gym.make(self.id, render_mode="rgb_array", disable_env_checker=True, **self.kwargs)
+            env = gym.make(self.id, render_mode="rgb_array", disable_env_checker=True, **self.kwargs)
         except TypeError as e:
             raise ConfigError(f"environment {self.id} does not take env.kwargs {dict(self.kwargs)} ({_line(e)})") from e
         except gym.error.DependencyNotInstalled as e:
             raise _missing(self.id, e) from e
         except gym.error.Error as e:
             raise ConfigError(f"environment {self.id} can't be made ({_line(e)})") from e
+        return env if self.action_repeat == 1 else ActionRepeat(env, self.action_repeat)
 
 
 def find_spec(env_id: str) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli.environments import EnvFactory, find_spec, find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
 from vlmreward.errors import CheckpointError, ConfigError
+from vlmreward.wrappers.action_repeat import check_repeat, decisions
 
 DEFAULT_TIMESTEPS = 100_000
 # What may differ between a run and its resumption: nothing that changes what is learned from a given state.
@@ -47,6 +48,7 @@ class EnvSettings:
         kwargs: Its arguments, without the task.
         task: The task whose true success is reported, or None.
         has_tasks: Whether its constructor takes ``task``.
+        action_repeat: Steps of the environment an action.
     """
 
     name: str
@@ -54,17 +56,22 @@ class EnvSettings:
     kwargs: dict[str, Any] = field(default_factory=dict)
     task: str | None = None
     has_tasks: bool = False
+    action_repeat: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        check_repeat(self.action_repeat)
 
     @property
     def time_limit(self) -> int | None:
-        """Return the steps after which Gymnasium truncates an episode; None for never."""
+        """Return the actions after which Gymnasium truncates an episode; None for never."""
         limit = self.kwargs.get("max_episode_steps") or find_spec(self.id).max_episode_steps
-        return None if limit == -1 else limit
+        return None if limit in (-1, None) else decisions(limit, self.action_repeat)
 
     def factory(self, **changes: Any) -> EnvFactory:
         """Return what builds the environment, with some arguments changed."""
         task = {"task": self.task} if self.has_tasks else {}
-        return EnvFactory(self.id, {**self.kwargs, **task, **changes})
+        return EnvFactory(self.id, {**self.kwargs, **task, **changes}, self.action_repeat)
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,9 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     normalise_obs = _given(composed["normalise_obs"], measured.pop("normalise_obs", False))
     tenth = max(1, int(timesteps) // 10) if _is_whole(timesteps) else 1
     settings = TrainSettings(
-        env=EnvSettings(env["name"], env["id"], dict(env["kwargs"] or {}), goal.task, bool(tasks)),
+        env=EnvSettings(
+            env["name"], env["id"], dict(env["kwargs"] or {}), goal.task, bool(tasks), env.get("action_repeat", 1)
+        ),
         encoder=dict(composed["encoder"]),
         reward=dict(composed["reward"]),
         agent=_merge(measured, composed["agent"]),
@@ -198,7 +207,7 @@ def change_goal(settings: TrainSettings, asked: Mapping[str, Any]) -> tuple[Trai
         scene = as_prompts(asked["baseline"]) or settings.baseline or None
         settled = settle_goal(tasks, wanted, scene, named, settings.env.task)
         goal, baseline, task, note = settled.goal, settled.baseline, settled.task, settled.note
-    changed = EnvSettings(settings.env.name, settings.env.id, kwargs, task, settings.env.has_tasks)
+    changed = replace(settings.env, kwargs=kwargs, task=task)
     return TrainSettings(**{**_fields(settings), "env": changed, "goal": goal, "baseline": baseline}), note
 
 
