@@ -5,8 +5,9 @@
     python benchmarks/text_goals.py humanoid         # one pose, and the same with the hand-written reward
     python benchmarks/text_goals.py cartpole --table # only print what there is
 
-Every run is a `vlmreward train` with the environment's defaults, then `vlmreward evaluate` of 100 episodes. Runs whose
-JSON is there are not made again, so the study can be stopped at any time.
+Every run is a `vlmreward train` with the environment's defaults, then `vlmreward evaluate` of 100 episodes (1000 of a
+trivial policy, whose rates are small). Runs whose JSON is there are not made again, so the study can be stopped at any
+time.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def study_trivial(env: str, folder: Path) -> None:
         for policy in study.policies:
             for task in study.tasks:
                 for name, settings in study.starts.items():
-                    asked = (f"env.task={task}", f"policy={policy}", "episodes=100", "score=false", f"out={out}")
+                    asked = (f"env.task={task}", f"policy={policy}", "episodes=1000", "score=false", f"out={out}")
                     command("evaluate", f"env={env}", *asked, *settings, threads=1)
                     table.setdefault(policy, {}).setdefault(task, {})[name] = success(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,6 @@ SPEED_UNIT, SPIN_UNIT = 3.0, 6.0  # m/s, rad/s: units of the observation
 
 BASELINE = "pole and cart"
 UPRIGHT_DEG = 12.0
-MIDDLE_ZONE = 1.0  # m, to either side of the middle of the track
 END_ZONE = 1.9  # m: closer to the end of the track than 0.5 m
 
 VIEW = View(left=-3.0, right=3.0, bottom=-1.8, top=2.2)
@@ -140,8 +139,7 @@ class CartPoleEnv(TaskEnv):
 
     ## Rewards
     The environment's own reward is the cosine of the pole's angle for task `upright` (a hand-written reward to
-    compare with), minus it and minus |x| / 2.4 for `hanging`, and minus or plus x / 2.4 for `left` and `right`; 0
-    without a task.
+    compare with), minus it for `hanging`, and minus or plus x / 2.4 for `left` and `right`; 0 without a task.
 
     ## Starting state
     `start="any"`: angle uniform over the circle, position uniform in +-0.6 m, speeds in +-0.1 (m/s, rad/s).
@@ -153,7 +151,7 @@ class CartPoleEnv(TaskEnv):
     | task | predicate |
     |---|---|
     | upright | angle within 12 degrees of upright, cart not at an end of the track |
-    | hanging | angle within 12 degrees of straight down, cart within 1 m of the middle of the track |
+    | hanging | angle within 12 degrees of straight down |
     | left | cart within 0.5 m of the left end |
     | right | cart within 0.5 m of the right end |
 
@@ -180,10 +178,10 @@ class CartPoleEnv(TaskEnv):
             ),
             Task(
                 "hanging",
-                "pole hanging straight down below a cart in the middle of the track",
+                "pole hanging down and cart somewhere on the track",
                 BASELINE,
                 2.0,
-                "the angle is within 12 degrees of straight down and the cart is within 1 m of the middle",
+                "the angle is within 12 degrees of straight down",
             ),
             Task(
                 "left", "cart at the left end of the track", BASELINE, 2.0, "the cart is within 0.5 m of the left end"
@@ -242,7 +240,7 @@ class CartPoleEnv(TaskEnv):
         if task == "upright":
             return abs(facts["angle_deg"]) < UPRIGHT_DEG and abs(facts["x_m"]) < TRACK
         if task == "hanging":
-            return 180.0 - abs(facts["angle_deg"]) < UPRIGHT_DEG and abs(facts["x_m"]) < MIDDLE_ZONE
+            return 180.0 - abs(facts["angle_deg"]) < UPRIGHT_DEG
         return facts["x_m"] < -END_ZONE if task == "left" else facts["x_m"] > END_ZONE
 
     def render(self) -> np.ndarray:
@@ -257,6 +255,6 @@ class CartPoleEnv(TaskEnv):
         return np.array(obs, dtype=np.float32)
 
     def _env_reward(self) -> float:
-        place, cos = float(self.state[0]) / TRACK, float(np.cos(self.state[2]))
-        rewards = {"upright": cos, "hanging": -cos - abs(place), "left": -place, "right": place}
-        return rewards[self.task.name] if self.task else 0.0
+        x, theta = float(self.state[0]), float(self.state[2])
+        rewards = {"upright": np.cos(theta), "hanging": -np.cos(theta), "left": -x / TRACK, "right": x / TRACK}
+        return float(rewards[self.task.name]) if self.task else 0.0

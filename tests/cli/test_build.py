@@ -15,7 +15,7 @@ from vlmreward.testing.fakes import LinearReward, ProjectionEncoder
 
 
 def settle(*argv: str) -> TrainSettings:
-    return resolve(compose("train", parse_arguments(["env=cartpole", "agent=ppo", "n_envs=1", *argv])))[0]
+    return resolve(compose("train", parse_arguments(["env=cartpole", "env.action_repeat=1", "agent=ppo", "n_envs=1", *argv])))[0]
 
 
 def build(*argv: str) -> Any:
@@ -23,7 +23,14 @@ def build(*argv: str) -> Any:
     return build_training(settle("agent.batch_size=50", *argv), scoring)
 
 
-@pytest.mark.parametrize("arguments", [("agent.n_steps=200",), ("agent.n_steps=50", "env.kwargs.max_episode_steps=50")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("agent.n_steps=200",),
+        ("agent.n_steps=50", "env.kwargs.max_episode_steps=50"),
+        ("agent.n_steps=100", "env.action_repeat=2"),
+    ],
+)
 def test_whole_episodes_are_scored_where_every_rollout_holds_some(arguments: tuple[str, ...]) -> None:
     """CartPole's episodes have 200 steps."""
     training = build(*arguments)
@@ -38,6 +45,7 @@ def test_whole_episodes_are_scored_where_every_rollout_holds_some(arguments: tup
     ("arguments", "words"),
     [
         (("agent.n_steps=150",), "n_steps=150 and episodes have 200 steps"),
+        (("agent.n_steps=150", "env.action_repeat=2"), "n_steps=150 and episodes have 100 steps"),
         (("agent.n_steps=200", "env.kwargs.max_episode_steps=300"), "n_steps=200 and episodes have 300 steps"),
         (("agent.n_steps=200", "env.kwargs.max_episode_steps=-1"), "n_steps=200 and episodes can end early"),
     ],

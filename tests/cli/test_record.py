@@ -31,15 +31,16 @@ def count_pictures(path: Path) -> tuple[int, tuple[int, int]]:
     return int(frames), (int(width), int(height))
 
 
-def test_film_and_gif_are_named_after_the_run(cli: Any, tmp_path: Path) -> None:
-    outcome = cli("record", *RANDOM, "size=200")
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_film_and_gif_are_named_after_the_run(cli: Any, tmp_path: Path, repeat: int) -> None:
+    outcome = cli("record", *RANDOM, "size=200", f"env.action_repeat={repeat}")
     assert outcome.code == 0, outcome.err
     assert sorted(p.name for p in (tmp_path / "videos").iterdir()) == [
         "cartpole__clip__random__seed0.gif",
         "cartpole__clip__random__seed0.mp4",
     ]
     pictures, (width, _) = count_pictures(tmp_path / "videos" / "cartpole__clip__random__seed0.mp4")
-    assert pictures == 101  # 200 steps of 0.02 s at every second one, and the reset
+    assert pictures == 101  # 200 steps of 0.02 s at every second one (every action that is held for two), and the reset
     assert width >= 200
     assert "episode 1: success no" in outcome.out
 
@@ -119,7 +120,11 @@ def test_twin_keeps_the_shape_of_the_picture() -> None:
     twin = fine_twin(settings, 480)
     assert twin is not None
     assert dict(twin.kwargs) == {"quality": "fine", "width": 480, "height": 320}
+    assert twin.action_repeat == 1
     assert fine_twin(settings, 0) is None
+    held = fine_twin(EnvSettings("x", "X-v0", {"quality": "fast"}, action_repeat=3), 480)
+    assert held is not None
+    assert held.action_repeat == 3
     assert fine_twin(EnvSettings("x", "X-v0", {}), 480) is None
 
 

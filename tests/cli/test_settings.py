@@ -51,10 +51,23 @@ def test_time_limit_counts_actions() -> None:
     assert settle("env.action_repeat=2", "env.kwargs.max_episode_steps=-1").env.time_limit is None
 
 
-def test_config_of_an_environment_without_action_repeat_means_one() -> None:
+def test_without_action_repeat_an_action_is_one_step() -> None:
+    """Environments of users need not name it, and runs from before it existed have none in their config.yaml."""
     composed = compose("train", parse_arguments(["env=cartpole"]))
     del composed["env"]["action_repeat"]
-    assert resolve(composed)[0].env.action_repeat == 1
+    settings = resolve(composed)[0]
+    assert settings.env.action_repeat == 1
+    config = settings.to_config()
+    del config["env"]["action_repeat"]
+    assert TrainSettings.from_config(config) == settings
+
+
+def test_actions_are_held_in_an_evaluation_as_in_training() -> None:
+    settings = settle("env.action_repeat=3")
+    asked = {"goal": None, "baseline": None, "env": {"kwargs": {"start": "upright"}}}
+    assert change_goal(settings, asked)[0].env.action_repeat == 3
+    with pytest.raises(ConfigError, match=r"env\.action_repeat belongs to the run and can't change"):
+        change_goal(settings, {**asked, "env": {"action_repeat": 2}})
 
 
 @pytest.mark.parametrize("option", [o for o in list_groups()["env"] if o != "gym"])

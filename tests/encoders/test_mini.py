@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from vlmreward.cli.environments import find_tasks
 from vlmreward.encoders import make_encoder, mini
 from vlmreward.encoders.clip_model import fingerprint
 from vlmreward.envs.classic import cartpole
@@ -88,11 +89,12 @@ def test_goal_outside_the_domain_warns_once_and_names_an_alternative(encoder):
         encoder.encode_texts([text])
 
 
-def test_classic_prompts_do_not_warn():
+def test_goals_and_baselines_of_our_tasks_do_not_warn():
     fresh = mini.MiniEncoder(device="cpu")
+    tasks = [task for name in ("CartPole", "MountainCar", "Humanoid") for task in find_tasks(f"vlmreward/{name}-v0").values()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fresh.encode_texts([GOAL, "pole and cart", "a car in the mountain", "a humanoid robot kneeling"])
+        fresh.encode_texts([text for task in tasks for text in (task.goal, task.baseline)])
 
 
 def test_prompt_longer_than_the_context_is_refused(encoder):

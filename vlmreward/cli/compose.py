@@ -17,7 +17,7 @@ from vlmreward.registry import suggest
 
 # Below these keys any name may be set; whoever takes the values checks them.
 GROUPS_OF_SETTINGS = ("env", "env.kwargs", "encoder", "reward", "agent", "eval")
-OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.")
+OPEN_KEYS = ("agent.", "env.kwargs.", "env.action_repeat", "encoder.")
 
 
 def compose(command: str, arguments: Arguments) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class EvalSettings:
     """When and how training evaluates.
 
     Attributes:
-        every: Environment steps between two evaluations that choose the best checkpoint; None for none.
+        every: Steps between two evaluations that choose the best checkpoint; None for none.
         episodes: Episodes of each, and of the evaluation at the end.
         seed: First seed of the selection episodes; the final ones start 10,000 later.
     """
@@ -195,8 +195,13 @@ def change_goal(settings: TrainSettings, asked: Mapping[str, Any]) -> tuple[Trai
 
     Returns:
         The settings, and a note for the user or "".
+
+    Raises:
+        ConfigError: Actions would be held for another number of steps than the agent has learned with.
     """
     env = asked["env"]
+    if "action_repeat" in env:
+        raise ConfigError("env.action_repeat belongs to the run and can't change: leave it out")
     kwargs = {**settings.env.kwargs, **(env.get("kwargs") or {})}
     goal, baseline, task, note = settings.goal, settings.baseline, settings.env.task, ""
     if asked["goal"] is not None or asked["baseline"] is not None or env.get("task") is not None:

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vlmreward.wrappers.action_repeat import ActionRepeat
     from vlmreward.wrappers.capture_frames import CaptureFrames
     from vlmreward.wrappers.checks import check_context, check_supported, check_vec_env
     from vlmreward.wrappers.replace_reward import ReplaceReward
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vlmreward.wrappers.vec_replace_reward import VecReplaceReward
 
 _MODULES = {
+    "ActionRepeat": "action_repeat",
     "CaptureFrames": "capture_frames",
     "ReplaceReward": "replace_reward",
     "ScoredDictReplayBuffer": "replay_buffer",
@@ -47,6 +49,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "ActionRepeat",
     "CaptureFrames",
     "ReplaceReward",
     "ScoredDictReplayBuffer",
