@@ -15,7 +15,9 @@ from vlmreward.testing.fakes import LinearReward, ProjectionEncoder
 
 
 def settle(*argv: str) -> TrainSettings:
-    return resolve(compose("train", parse_arguments(["env=cartpole", "env.action_repeat=1", "agent=ppo", "n_envs=1", *argv])))[0]
+    return resolve(
+        compose("train", parse_arguments(["env=cartpole", "env.action_repeat=1", "agent=ppo", "n_envs=1", *argv]))
+    )[0]
 
 
 def build(*argv: str) -> Any:

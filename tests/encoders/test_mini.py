@@ -91,7 +91,8 @@ def test_goal_outside_the_domain_warns_once_and_names_an_alternative(encoder):
 
 def test_goals_and_baselines_of_our_tasks_do_not_warn():
     fresh = mini.MiniEncoder(device="cpu")
-    tasks = [task for name in ("CartPole", "MountainCar", "Humanoid") for task in find_tasks(f"vlmreward/{name}-v0").values()]
+    ids = [f"vlmreward/{name}-v0" for name in ("CartPole", "MountainCar", "Humanoid")]
+    tasks = [task for env_id in ids for task in find_tasks(env_id).values()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fresh.encode_texts([text for task in tasks for text in (task.goal, task.baseline)])
