@@ -38,12 +38,13 @@ class ActionRepeat(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step with the action held."""
-        total = 0.0
-        for _ in range(self.repeat):
-            obs, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        total = float(reward)
+        for _ in range(self.repeat - 1):
             if terminated or truncated:
                 break
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
         return obs, total, terminated, truncated, info
 
 
