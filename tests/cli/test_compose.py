@@ -120,3 +120,12 @@ def test_composing_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     compose("train", parse_arguments(["env=cartpole"]))
     assert list(tmp_path.iterdir()) == []
     assert Path.cwd() == tmp_path
+
+
+def test_actions_can_be_held_in_an_environment_whose_yaml_does_not_say_so(tmp_path: Path) -> None:
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "mine.yaml").write_text("name: mine\nid: Acrobot-v1\nkwargs: {}\n")
+    arguments = parse_arguments(["env=mine", "env.action_repeat=3", "--config-dir", str(tmp_path)])
+    assert compose("train", arguments)["env"]["action_repeat"] == 3
+    with pytest.raises(ConfigError, match=r"unknown setting 'env\.action_repeats': did you mean"):
+        compose("train", parse_arguments(["env=cartpole", "env.action_repeats=3"]))

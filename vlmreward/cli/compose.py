@@ -17,7 +17,8 @@ from vlmreward.registry import suggest
 
 # Below these keys any name may be set; whoever takes the values checks them.
 GROUPS_OF_SETTINGS = ("env", "env.kwargs", "encoder", "reward", "agent", "eval")
-OPEN_KEYS = ("agent.", "env.kwargs.", "env.action_repeat", "encoder.")
+OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.")
+OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these
 
 
 def compose(command: str, arguments: Arguments) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _prepare(override: str, groups: dict[str, list[str]]) -> str:
         raise ConfigError(f"{key} can't be null: write {key}=<name>, known: {', '.join(groups[key])}")
     if key in groups and value != "null":
         return f"{key}={match_option(key, value, groups)}"
-    if key.startswith(OPEN_KEYS):
+    if key.startswith(OPEN_KEYS) or key in OPTIONAL_KEYS:
         return "++" + override
     return override
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli.environments import EnvFactory, find_spec, find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
 from vlmreward.errors import CheckpointError, ConfigError
-from vlmreward.wrappers.action_repeat import check_repeat, decisions
+from vlmreward.wrappers.action_repeat import check_repeat
 
 DEFAULT_TIMESTEPS = 100_000
 # What may differ between a run and its resumption: nothing that changes what is learned from a given state.
@@ -66,7 +67,7 @@ class EnvSettings:
     def time_limit(self) -> int | None:
         """Return the actions after which Gymnasium truncates an episode; None for never."""
         limit = self.kwargs.get("max_episode_steps") or find_spec(self.id).max_episode_steps
-        return None if limit in (-1, None) else decisions(limit, self.action_repeat)
+        return None if limit in (-1, None) else math.ceil(limit / self.action_repeat)
 
     def factory(self, **changes: Any) -> EnvFactory:
         """Return what builds the environment, with some arguments changed."""
