@@ -18,7 +18,7 @@ import numpy as np
 from vlmreward.agents.policies import Policy
 from vlmreward.types import Frames
 from vlmreward.wrappers.capture_frames import capture_frame
-from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, gather
+from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, gather, stack_frames
 
 Z95 = 1.959963984540054  # half-width of a 95 % interval in standard deviations
 
@@ -149,7 +149,7 @@ class _Runner:
         if self._scorer is None or not self._rows:
             return
         rows = np.array(self._rows, dtype=ROW_DTYPE)
-        store = np.stack(self._frames) if self._frames else np.zeros((1, 1, 1, 3), np.uint8)
+        store = stack_frames(self._frames)
         result = self._scorer.score(rows, gather(rows, store))
         for row, raw, valid in zip(result.rows, result.raw, result.valid, strict=True):
             self._scored.append((int(row["episode"]), int(row["step"]), float(raw) if valid else math.nan))

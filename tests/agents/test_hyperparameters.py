@@ -15,6 +15,7 @@ from vlmreward.errors import ConfigError
     [
         ({"gama": 0.9}, "ppo has no hyper-parameter 'gama': did you mean 'gamma'"),
         ({"seed": 3}, "agent.seed is set by vlmreward: write seed="),
+        ({"n_envs": 8}, "agent.n_envs is set by vlmreward: write n_envs="),
         ({"rollout_buffer_class": "x"}, "agent.rollout_buffer_class is set by vlmreward"),
         ({"replay_buffer_class": "HerReplayBuffer"}, "HerReplayBuffer is not supported: it asks env.compute_reward"),
         ({"replay_buffer_class": HerReplayBuffer}, "HerReplayBuffer is not supported: it asks env.compute_reward"),

@@ -13,7 +13,7 @@ import pytest
 from vlmreward.agents.evaluation import Episode
 from vlmreward.cli.pictures import TakePictures, fine_twin, make_clip, picture_stride
 from vlmreward.cli.settings import EnvSettings
-from vlmreward.errors import RenderingError
+from vlmreward.errors import ConfigError, RenderingError
 from vlmreward.video.recorder import find_ffmpeg
 
 RANDOM = ("env=cartpole", "encoder=fake", "policy=random", "episodes=1")
@@ -113,6 +113,13 @@ def test_film_runs_in_real_time(own: int, most: float, expected: tuple[int, floa
     env = Wanders()
     env.metadata = {"render_fps": own}
     assert picture_stride(env, most) == pytest.approx(expected)
+
+
+def test_film_too_slow_to_show_is_refused_before_its_episodes() -> None:
+    env = Wanders()
+    env.metadata = {"render_fps": 0.05}
+    with pytest.raises(ConfigError, match=r"fps must be between 0.1 and 240, got 0.05"):
+        picture_stride(env, 30)
 
 
 def test_twin_keeps_the_shape_of_the_picture() -> None:

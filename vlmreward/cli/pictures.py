@@ -14,6 +14,7 @@ from vlmreward.cli.settings import EnvSettings
 from vlmreward.errors import RenderingError
 from vlmreward.types import Frames
 from vlmreward.video.episodes import EpisodeClip
+from vlmreward.video.recorder import check_fps
 from vlmreward.wrappers.capture_frames import render_frame
 
 
@@ -91,9 +92,14 @@ def fine_twin(settings: EnvSettings, size: int) -> EnvFactory | None:
 
 
 def picture_stride(env: gym.Env, fps: float) -> tuple[int, float]:
-    """Return steps per picture and pictures per second, so that a film runs in real time at no more than ``fps``."""
+    """Return steps per picture and pictures per second, so that a film runs in real time at no more than ``fps``.
+
+    Raises:
+        ConfigError: No film can be so slow; an action may be held for too long.
+    """
     own = float(env.metadata.get("render_fps") or 30)
     stride = max(1, math.ceil(own / fps))
+    check_fps(own / stride)
     return stride, own / stride
 
 

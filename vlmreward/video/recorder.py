@@ -74,7 +74,7 @@ class VideoWriter:
     def __init__(self, path: Path, fps: float, crf: int = 20) -> None:
         if path.suffix.lower() != ".mp4":
             raise ConfigError(f"a film is written as .mp4, got {path.name}: use write_gif for a GIF")
-        _check_fps(fps)
+        check_fps(fps)
         if not 0 <= crf <= 51:
             raise ConfigError(f"crf must be between 0 and 51, got {crf}")
         self.path = path
@@ -177,7 +177,15 @@ def _check_ffmpeg(path: Path, code: int, words: str) -> None:
     raise RuntimeError(f"ffmpeg stopped with code {code} while writing {path}: {last}")
 
 
-def _check_fps(fps: float) -> None:
+def check_fps(fps: float) -> None:
+    """Refuse pictures per second that no player shows.
+
+    Args:
+        fps: Pictures per second.
+
+    Raises:
+        ConfigError: Out of [0.1, 240].
+    """
     if not 0.1 <= fps <= 240:
         raise ConfigError(f"fps must be between 0.1 and 240, got {fps}")
 
@@ -226,7 +234,7 @@ def write_gif(
     """
     if path.suffix.lower() != ".gif":
         raise ConfigError(f"a GIF's name must end in .gif, got {path.name}")
-    _check_fps(fps)
+    check_fps(fps)
     if max_bytes < 1 or max_width < 16 or max_fps <= 0:
         raise ConfigError(
             f"max_bytes {max_bytes}, max_width {max_width} and max_fps {max_fps} must be above 0, 15 and 0"

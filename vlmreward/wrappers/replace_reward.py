@@ -14,7 +14,7 @@ import numpy as np
 from vlmreward.errors import ConfigError, RenderingError
 from vlmreward.types import Encoder, RewardModel
 from vlmreward.wrappers.capture_frames import ENV_REWARD_KEY, capture_frame, check_pixels
-from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, ScoredRows, Transform, gather
+from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, ScoredRows, Transform, gather, stack_frames
 
 VLM_REWARD_KEY = "vlm_reward"
 """Key in ``info`` of the raw reward of the model, a float."""
@@ -112,5 +112,5 @@ class ReplaceReward(gym.Wrapper):
 
     def _score(self) -> ScoredRows:
         frame, self._row["reason"] = capture_frame(self.env)
-        store = np.zeros((1, 1, 1, 3), np.uint8) if frame is None else np.ascontiguousarray(frame)[None]
+        store = stack_frames([] if frame is None else [frame])
         return self._scorer.score(self._row, gather(self._row, store))

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -97,6 +97,11 @@ class ScoredRows:
     reasons: dict[int, str] = field(default_factory=dict)
     pictures: int = 0
     seconds: float = 0.0
+
+
+def stack_frames(frames: Sequence[Frames]) -> Frames:
+    """Return pictures, each (H, W, 3), as a store for ``gather``; of none, a black pixel that no row points at."""
+    return np.stack(frames) if frames else np.zeros((1, 1, 1, 3), np.uint8)
 
 
 def gather(rows: np.ndarray, store: Frames) -> Gathered:

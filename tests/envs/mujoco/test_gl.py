@@ -1,6 +1,5 @@
 """Choice of the GL back end: real child processes, and a faked preflight in place of other machines."""
 
-import ctypes.util
 import importlib.util
 import os
 import resource
@@ -39,10 +38,6 @@ def _run(code, **env):
     return subprocess.run([sys.executable, "-c", code], env=full, capture_output=True, text=True, timeout=120)
 
 
-needs_osmesa = pytest.mark.skipif(
-    ctypes.util.find_library("OSMesa") is None,
-    reason="OSMesa, the fallback, is not installed (apt-get install libosmesa6)",
-)
 FRESH = {"MUJOCO_GL": None, gl.CHECKED: None, "PYOPENGL_PLATFORM": None}
 DRAW = """
 from vlmreward.envs.mujoco.renderer import Camera, Renderer
@@ -129,7 +124,7 @@ def test_preflight_of_nonsense_gives_the_reason():
     assert "nonsense" in str(gl.preflight("nonsense"))
 
 
-@needs_osmesa
+@pytest.mark.usefixtures("osmesa")
 @pytest.mark.skipif(sys.platform != "linux", reason="masks Linux libraries")
 def test_a_machine_whose_egl_has_no_driver_falls_back():
     done = _run(
@@ -163,14 +158,16 @@ def test_a_back_end_that_breaks_the_import_is_one_line():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("backend", ["egl", pytest.param("osmesa", marks=needs_osmesa)])
-def test_triton_after_a_picture_does_not_crash(backend):
+@pytest.mark.parametrize("backend", ["egl", "osmesa"])
+def test_triton_after_a_picture_does_not_crash(backend, request):
+    if backend == "osmesa":
+        request.getfixturevalue("osmesa")
     done = _run(DRAW + "import triton; print('alive')", **{**FRESH, "MUJOCO_GL": backend})
     assert done.returncode == 0, done.stderr  # it was a segmentation fault, -11
     assert done.stdout.split() == ["alive"]
 
 
-@needs_osmesa
+@pytest.mark.usefixtures("osmesa")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_a_gl_library_loaded_too_early_is_warned_of():
     done = _run("import mujoco\n" + DRAW, **{**FRESH, "MUJOCO_GL": "osmesa"})

@@ -1,6 +1,5 @@
 """Our renderer: what is on the picture, and several renderers in one process. Run twice: as it is, and under OSMesa."""
 
-import ctypes.util
 import gc
 import os
 import subprocess
@@ -210,10 +209,7 @@ def test_wrong_settings_are_named(model, make, message):
         make(model)
 
 
-@pytest.mark.skipif(
-    ctypes.util.find_library("OSMesa") is None,
-    reason="OSMesa, the fallback, is not installed (apt-get install libosmesa6)",
-)
+@pytest.mark.usefixtures("osmesa")
 @pytest.mark.skipif(sys.platform != "linux", reason="OSMesa is the fallback on Linux")
 @pytest.mark.skipif(os.environ.get("MUJOCO_GL") == "osmesa", reason="this is the run under OSMesa")
 def test_all_of_this_under_osmesa():
