@@ -109,7 +109,10 @@ class Encoder(Protocol):
     licence: str
 
     def encode_images(self, frames: Frames) -> FloatArray:
-        """Return unit-norm embeddings, float32, shape (N, D), of frames uint8, shape (N, H, W, 3)."""
+        """Return unit-norm embeddings, float32, shape (N, D), of frames uint8, shape (N, H, W, 3).
+
+        A row that could not be computed is NaN: whoever scores it marks it invalid.
+        """
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:

@@ -40,7 +40,7 @@ class FitSettings:
         temperature: Distance at which a target's weight falls to 1/e.
         slope: Weight of the slope term.
         distil: Weight of the distillation term that keeps general English alive.
-        shuffled: Control: give each caption the distances of another, drawn once.
+        shuffled: Control: give the captions of each concept the distances of another concept, drawn once.
         skip: Names of environments whose pictures and captions are left out (leave-one-out control).
         bag_of_words: Control: mean of token embeddings instead of the transformer.
     """

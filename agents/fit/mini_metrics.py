@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -109,7 +108,3 @@ def phrase_accuracy(encoder: Encoder, phrasings: Sequence[Phrasing], anchors: Se
     envs = np.array([p.env for p in phrasings])
     return {"all": float(right.mean())} | {e: float(right[envs == e].mean()) for e in sorted(set(envs.tolist()))}
 
-
-def landscape(encoder: Any, text: str, embeddings: np.ndarray) -> np.ndarray:
-    """Return the cosine of a text and each picture, shape (N,)."""
-    return embeddings @ encoder.encode_texts([text])[0]

@@ -211,6 +211,7 @@ class Pretraining:
         outside = [general[i] for i in rng.choice(len(general), min(3000, len(general)), replace=False)]
         outside += corpus.frame_sentences(words, 2000, rng) + domain.hard_negatives(words, 6000, rng)
         inside = [c.sample(rng) for c in self._shown_concepts() for _ in range(20 if c.parts else 150)]
+        inside = [text for text in inside if not is_held_out(text)]
         inside, outside = (
             [domain.casual(text, rng) if rng.random() < 0.5 else text for text in texts] for texts in (inside, outside)
         )

@@ -177,8 +177,22 @@ def test_callers_in_several_threads_do_not_disturb_each_other():
 def test_values_that_are_not_finite_are_refused(value):
     tower = Tower()
     tower.weight.data[0, 0] = value
-    with pytest.raises(NonFiniteError, match="4 of 4 image embeddings are not finite: use precision=fp32"):
+    with pytest.raises(NonFiniteError, match="no image embedding of 4 is finite: use encoder.precision=fp32"):
         Replicas(tower, CONFIG, [CPU], "fp32").encode(random_frames(4))
+
+
+def test_one_embedding_that_is_not_finite_is_nan_and_the_others_stay():
+    class Overflows(Tower):
+        def forward(self, x):
+            out = super().forward(x).clone()
+            out[1, 0] = float("inf")
+            return out
+
+    frames = random_frames(4)
+    out = Replicas(Overflows(), CONFIG, [CPU], "fp32").encode(frames)
+    assert np.isnan(out[1]).all()
+    good = [0, 2, 3]
+    assert out[good] == pytest.approx(Replicas(Tower(), CONFIG, [CPU], "fp32").encode(frames)[good], abs=1e-6)
 
 
 def test_an_all_zero_feature_is_refused():

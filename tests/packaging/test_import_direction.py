@@ -27,11 +27,6 @@ ALLOWED = {
 }
 # One module may reach one other: the simulated arm is built from the tabletop scene.
 EXCEPTIONS = {("real_robot/sim_arm", "vlmreward.envs.mujoco.tabletop")}
-# Reached by name at run time, not imported: the trainer of mini renders the environments' pictures.
-NAMED_EXCEPTIONS = {
-    ("agents/fit/pictures.py", "vlmreward.envs.classic.pictures"),
-    ("agents/fit/pictures.py", "vlmreward.envs.mujoco.humanoid.pictures"),
-}
 # An environment does not know that a VLM exists; a reward model or encoder never sees a simulator.
 FORBIDDEN_PACKAGES = {
     "envs": {"torch", "open_clip", "stable_baselines3", "sb3_contrib"},
@@ -77,8 +72,7 @@ def check_file(root, path):
             continue
         fine = first != "vlmreward" or part in allowed or part.startswith("__")
         excepted = any(relative.startswith(start) and name.startswith(target) for start, target in EXCEPTIONS)
-        named = not imported and (relative, name) in NAMED_EXCEPTIONS
-        if not (fine or excepted or named):
+        if not (fine or excepted):
             wrong.append(f"{relative}:{line}: {name}")
     return wrong
 

@@ -125,12 +125,12 @@ class ClipEncoder:
             frames: RGB images, uint8, shape (N, H, W, 3), of any height and width.
 
         Returns:
-            Unit-norm embeddings, float32, shape (N, D).
+            Unit-norm embeddings, float32, shape (N, D); NaN in the rows of frames whose embedding is not finite.
 
         Raises:
             FramesError: The frames are empty, not uint8 or not (N, H, W, 3).
             ConfigError: Not even one frame fits into a device's memory.
-            NonFiniteError: A value is not finite.
+            NonFiniteError: Not one embedding is finite.
         """
         check_frames(frames)
         return self._images.encode(frames)

@@ -295,11 +295,12 @@ class Replicas:
             frames: uint8, shape (N, H, W, 3), N > 0.
 
         Returns:
-            Unit-norm embeddings, float32, shape (N, D), in the order of the frames.
+            Unit-norm embeddings, float32, shape (N, D), in the order of the frames; NaN where one is not finite, so
+            that such a frame is left out and the run goes on.
 
         Raises:
             ConfigError: Not even one frame fits into a device's memory.
-            NonFiniteError: A value is not finite.
+            NonFiniteError: Not one embedding is finite.
         """
         if self._threads is None:
             out = self.replicas[0].encode(frames)
@@ -313,9 +314,10 @@ class Replicas:
                 if len(part)
             ]
             out = np.concatenate([job.result() for job in jobs])
-        if not np.isfinite(out).all():
-            bad = int((~np.isfinite(out).all(axis=1)).sum())
+        bad = ~np.isfinite(out).all(axis=1)
+        if bad.all():
             raise NonFiniteError(
-                f"{bad} of {len(out)} image embeddings are not finite: use precision=fp32, or check the weights"
+                f"no image embedding of {len(out)} is finite: use encoder.precision=fp32, or check the weights"
             )
+        out[bad] = np.nan
         return out

@@ -82,14 +82,15 @@ def held_out_texts():
     return {t for t in texts if is_held_out(t)}
 
 
-def test_sentences_of_the_domain_hold_nothing_that_is_held_out(tmp_path, wordnet):
+def test_sentences_of_the_domain_hold_nothing_that_is_held_out(tmp_path, wordnet, monkeypatch):
+    monkeypatch.setattr(domain, "casual", lambda text, rng: text + " §")  # another form of it is no other phrasing
     domains = [Domain("cartpole", sample_cartpole, cartpole.CONCEPTS, cartpole.HELD_OUT_REGIONS)]
     settings = pretrain.PretrainSettings(wordnet=str(wordnet), pictures={"cartpole": 1})
     fitter = pretrain.Pretraining(settings, tmp_path / "out", domains, lambda *_: None)
     inside, outside = fitter.domain_sentences()
     assert len(inside) > 1000
     assert len(outside) > 8000
-    assert not any(is_held_out(text) for text in inside)
+    assert not any(is_held_out(form) for text in inside for form in (text, text.removesuffix(" §")))
     shown = {concept.parts for concept in fitter._shown_concepts()}
     assert shown.isdisjoint(cartpole.HELD_OUT_COMPOSITIONS)
     assert ("upright", "left_end") in shown
