@@ -227,6 +227,8 @@ class CheckpointStore:
         )
 
     def _advice(self, path: Path) -> str:
+        if path.name.startswith("best_"):
+            return "take the last one instead (checkpoint=last)"
         older = [name for name in self.names() if name < path.name]
         if older:
             return f"delete that folder to go on from {older[-1]}"

@@ -16,10 +16,12 @@ import gymnasium as gym
 import numpy as np
 
 from vlmreward.agents.policies import Policy
+from vlmreward.errors import ConfigError
 from vlmreward.types import Frames
 from vlmreward.wrappers.capture_frames import capture_frame
 from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, gather, stack_frames
 
+MOST_STEPS = 20_000  # of an episode without a time limit
 Z95 = 1.959963984540054  # half-width of a 95 % interval in standard deviations
 
 
@@ -74,6 +76,9 @@ def run_episodes(
 
     Returns:
         The episodes in the order of their seeds.
+
+    Raises:
+        ConfigError: An episode does not end.
     """
     runner = _Runner(envs, scorer, encode_batch)
     done: list[Episode] = [Episode(seed + number) for number in range(episodes)]
@@ -92,6 +97,7 @@ def run_episodes(
         for slot, number in list(running.items()):
             obs[slot], ended = runner.step(slot, number, done[number], actions[slot])
             if not ended:
+                _check_length(envs[slot], done[number].length)
                 continue
             if on_episode is not None:
                 on_episode(done[number])
@@ -106,6 +112,15 @@ def run_episodes(
         rewards.extend([math.nan] * (done[number].length - len(rewards)))
         rewards[step - 1] = reward
     return done
+
+
+def _check_length(env: gym.Env, length: int) -> None:
+    """Refuse to wait for the end of an episode that may never come."""
+    if length == MOST_STEPS and (env.spec is None or env.spec.max_episode_steps is None):
+        raise ConfigError(
+            f"an episode has not ended after {MOST_STEPS:,} steps, and the environment has no time limit: "
+            "give one with env.kwargs.max_episode_steps=<steps>"
+        )
 
 
 class _Runner:

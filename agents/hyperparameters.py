@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,16 @@ ACTIVATIONS = {
 }
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
 SCHEDULED = ("learning_rate", "clip_range", "delta_std")
+# What SB3 takes without a word and then learns nothing from, or fails on much later: smallest and largest value.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("gamma", "gae_lambda", "tau", "exploration_fraction"), (0, 1)),
+    **dict.fromkeys(("exploration_initial_eps", "exploration_final_eps"), (0, 1)),
+    **dict.fromkeys(("batch_size", "buffer_size", "n_steps", "n_epochs", "train_freq"), (1, math.inf)),
+    **dict.fromkeys(("target_update_interval", "policy_delay"), (1, math.inf)),
+    **dict.fromkeys(("learning_starts", "learning_rate", "clip_range", "max_grad_norm"), (0, math.inf)),
+    "gradient_steps": (-1, math.inf),  # -1: as many as there were steps
+    "sde_sample_freq": (-1, math.inf),
+}
 
 
 def list_hyperparameters(algorithm: type) -> dict[str, Any]:
@@ -71,6 +82,7 @@ def check_hyperparameters(name: str, algorithm: type, given: Mapping[str, Any]) 
         if key not in known:
             raise ConfigError(f"{name} has no hyper-parameter {key!r}: {suggest(key, known)}")
         _check_type(name, key, value, known[key])
+        _check_range(name, key, value)
         ready[key] = _convert(key, value)
     return ready
 
@@ -102,10 +114,20 @@ def _check_type(name: str, key: str, value: Any, default: Any) -> None:
             raise ConfigError(f"agent.{key} of {name} must be a number such as {default!r}, got {value!r}")
         if isinstance(default, int) and not isinstance(value, int):
             raise ConfigError(f"agent.{key} of {name} must be a whole number such as {default!r}, got {value!r}")
+    elif key == "replay_buffer_kwargs" and not (value is None or isinstance(value, Mapping)):
+        raise ConfigError(f"agent.replay_buffer_kwargs must be a mapping, got {value!r}")
     elif key == "policy_kwargs" and not (value is None or isinstance(value, Mapping)):
         raise ConfigError(
             f"agent.policy_kwargs must be a mapping, e.g. agent.policy_kwargs.net_arch=[64,64], got {value!r}"
         )
+
+
+def _check_range(name: str, key: str, value: Any) -> None:
+    low, high = RANGES.get(key, (-math.inf, math.inf))
+    numbers = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, (int, float))]
+    if any(not low <= number <= high for number in numbers):
+        wanted = f"between {low} and {high}" if high < math.inf else f"at least {low}"
+        raise ConfigError(f"agent.{key} of {name} must be {wanted}, got {value!r}")
 
 
 def _convert(key: str, value: Any) -> Any:

@@ -104,8 +104,6 @@ def _buffer_arguments(
     if spec.scoring == "step":
         return {}
     n_steps = int(given.get("n_steps", 1))
-    if n_steps < 1:
-        raise ConfigError(f"agent.n_steps of {spec.name} must be at least 1, got {n_steps}: 1 is the plain return")
     own = {**(given.get("replay_buffer_kwargs") or {}), "scorer": scorer}
     if n_steps > 1:
         own |= {"n_steps": n_steps, "gamma": float(given.get("gamma", 0.99))}

@@ -107,4 +107,3 @@ def phrase_accuracy(encoder: Encoder, phrasings: Sequence[Phrasing], anchors: Se
     )
     envs = np.array([p.env for p in phrasings])
     return {"all": float(right.mean())} | {e: float(right[envs == e].mean()) for e in sorted(set(envs.tolist()))}
-

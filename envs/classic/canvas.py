@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vlmreward.envs.size import check_size
 from vlmreward.errors import ConfigError
 
 Colour = tuple[int, int, int]
@@ -47,8 +48,7 @@ class Canvas:
     """
 
     def __init__(self, view: View, width: int, height: int, quality: str = "fast") -> None:
-        if width < 1 or height < 1:
-            raise ConfigError(f"width and height must be at least 1 pixel, got {width} x {height}")
+        check_size(width, height)
         if quality not in SUPERSAMPLE:
             raise ConfigError(f"quality must be one of {sorted(SUPERSAMPLE)}, got {quality!r}")
         self.view = view

@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from vlmreward.envs.mujoco.gl import GLContext, import_mujoco, make_context, restoring_context
+from vlmreward.envs.size import check_size
 from vlmreward.errors import ConfigError, ConstantFrameError, RenderingError
 from vlmreward.registry import suggest
 from vlmreward.types import Frames
@@ -246,16 +247,6 @@ class Renderer:
     def __del__(self) -> None:
         """Close the renderer, in order, when it was forgotten."""
         self.close()
-
-
-def check_size(width: int, height: int) -> None:
-    """Check the size of pictures.
-
-    Raises:
-        ConfigError: It is not at least 1 x 1 pixel.
-    """
-    if width < 1 or height < 1:
-        raise ConfigError(f"width and height must be at least 1 pixel, got {width} x {height}")
 
 
 def check_not_constant(frame: Frames) -> None:

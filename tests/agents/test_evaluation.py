@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -44,6 +45,15 @@ def test_episode_numbers_are_those_worked_out_by_hand(dots: Any) -> None:
         assert episode.success == (x == 7).tolist()
         np.testing.assert_allclose(episode.vlm_rewards, np.cos((x - 7) / 7), atol=1e-6)
         assert episode.vlm_return == pytest.approx(np.cos((x - 7) / 7).sum(), abs=1e-5)
+
+
+def test_episode_that_never_ends_is_refused(dots: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlmreward.agents.evaluation.MOST_STEPS", dots.length - 1)
+    with pytest.raises(ConfigError, match=r"not ended after 9 steps.*env\.kwargs\.max_episode_steps"):
+        run_episodes([dots.Env()], GoRight(1), 1, 0)
+    limited = dots.Env()
+    limited.spec = gym.envs.registration.EnvSpec("Dots-v0", max_episode_steps=50)
+    assert run_episodes([limited], GoRight(1), 1, 0)[0].length == dots.length
 
 
 @pytest.mark.parametrize(("n_envs", "encode_batch"), [(1, 256), (3, 1), (7, 16), (20, 64)])

@@ -16,6 +16,8 @@ from vlmreward.errors import ConfigError
         ({"gama": 0.9}, "ppo has no hyper-parameter 'gama': did you mean 'gamma'"),
         ({"seed": 3}, "agent.seed is set by vlmreward: write seed="),
         ({"n_envs": 8}, "agent.n_envs is set by vlmreward: write n_envs="),
+        ({"gamma": 5.0}, "agent.gamma of .* must be between 0 and 1, got 5"),
+        ({"batch_size": 0}, "agent.batch_size of .* must be at least 1, got 0"),
         ({"rollout_buffer_class": "x"}, "agent.rollout_buffer_class is set by vlmreward"),
         ({"replay_buffer_class": "HerReplayBuffer"}, "HerReplayBuffer is not supported: it asks env.compute_reward"),
         ({"replay_buffer_class": HerReplayBuffer}, "HerReplayBuffer is not supported: it asks env.compute_reward"),

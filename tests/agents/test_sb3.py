@@ -64,6 +64,37 @@ def test_unscored_placeholder_would_be_seen(dots: Any) -> None:
     scorer.close()
 
 
+def test_time_limits_are_bootstrapped_and_true_ends_are_not(dots: Any) -> None:
+    """SB3's own collection: what it learns from is the scored reward, and gamma V(last) more where a limit cut."""
+    model, scorer = build(dots, "a2c", n_steps=25, gamma=0.5)
+    values: list[float] = []
+
+    class Constant(type(model.policy)):  # type: ignore[misc]
+        def predict_values(self, obs: Any) -> Any:
+            values.append(float(obs[0, 0]))
+            return super().predict_values(obs) * 0 + 3.0
+
+    model.policy.__class__ = Constant
+    seen: dict[str, np.ndarray] = {}
+    buffer = model.rollout_buffer
+    finish = buffer.compute_returns_and_advantage
+
+    def spy(*args: Any, **kwargs: Any) -> None:
+        seen["bootstrap"] = buffer.rewards.copy()  # what SB3 has put there: nothing but the bootstrap
+        finish(*args, **kwargs)
+        seen["rewards"] = buffer.rewards.copy()
+
+    buffer.compute_returns_and_advantage = spy
+    model.learn(50, log_interval=None)
+    cut = np.zeros((25, 2), bool)
+    cut[dots.length - 1 :: dots.length] = True
+    np.testing.assert_allclose(seen["bootstrap"], np.where(cut, 0.5 * 3.0, 0.0))
+    scored = scorer.scores(0, 24)
+    learned = scorer.transform.apply(scored.raw.reshape(-1), scored.env_reward.reshape(-1)).reshape(25, 2)
+    np.testing.assert_allclose(seen["rewards"] - seen["bootstrap"], learned, atol=1e-5)
+    scorer.close()
+
+
 def test_n_step_returns_use_our_buffer(dots: Any) -> None:
     model, scorer = build(dots, "dqn", n_steps=3, gamma=0.9)
     assert type(model.replay_buffer).__name__ == "ScoredNStepReplayBuffer"
@@ -92,6 +123,8 @@ def test_action_noise_is_a_number(dots: Any) -> None:
         ("dqn", {"train_freq": [1, "epoch"]}, "dqn refuses these settings"),
         ("dqn", {"optimize_memory_usage": True}, "lower buffer_size instead"),
         ("ppo", {"learning_rate": "x"}, "lin_<number>"),
+        ("dqn", {"n_steps": 0}, "agent.n_steps of dqn must be at least 1, got 0"),
+        ("dqn", {"replay_buffer_kwargs": 3}, "agent.replay_buffer_kwargs must be a mapping, got 3"),
     ],
 )
 def test_wrong_settings_are_one_line(dots: Any, name: str, settings: dict[str, Any], words: str) -> None:

@@ -177,7 +177,7 @@ def test_callers_in_several_threads_do_not_disturb_each_other():
 def test_values_that_are_not_finite_are_refused(value):
     tower = Tower()
     tower.weight.data[0, 0] = value
-    with pytest.raises(NonFiniteError, match="no image embedding of 4 is finite: use encoder.precision=fp32"):
+    with pytest.raises(NonFiniteError, match=r"no image embedding of 4 is finite: use encoder\.precision=fp32"):
         Replicas(tower, CONFIG, [CPU], "fp32").encode(random_frames(4))
 
 

@@ -41,16 +41,16 @@ MODULE_NAME = re.compile(r"vlmreward(\.[A-Za-z_]\w*)+(:\w+)?")
 
 
 def names_used(tree):
-    """Yield (line, dotted name, imported) of every import, and of each string that is just a module's name."""
+    """Yield (line, dotted name) of every import, and of each string that is just a module's name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name, True
+                yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                yield node.lineno, "." * node.level + f"{node.module or ''}.{alias.name}", True
+                yield node.lineno, "." * node.level + f"{node.module or ''}.{alias.name}"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE_NAME.fullmatch(node.value):
-            yield node.lineno, node.value.split(":")[0], False
+            yield node.lineno, node.value.split(":")[0]
 
 
 def check_file(root, path):
@@ -64,7 +64,7 @@ def check_file(root, path):
         return [f"{relative}: folder {folder} stands in no layer"]
     allowed = GROUND | (set() if ground_floor else ALLOWED[folder])
     wrong = []
-    for line, name, imported in names_used(ast.parse(path.read_text(encoding="utf-8"))):
+    for line, name in names_used(ast.parse(path.read_text(encoding="utf-8"))):
         first, _, rest = name.partition(".")
         part = rest.split(".")[0]
         if name.startswith(".") or first in BARE or first in FORBIDDEN_PACKAGES.get(folder, ()):

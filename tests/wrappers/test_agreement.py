@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch as th
 
+from vlmreward.agents.evaluation import run_episodes
+from vlmreward.encoders.mini import MiniEncoder
+from vlmreward.envs.classic.cartpole import CartPoleEnv
 from vlmreward.errors import RenderingError
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
@@ -18,6 +21,7 @@ from vlmreward.wrappers import (
     VecCaptureFrames,
     VecReplaceReward,
 )
+from vlmreward.wrappers.scoring import FrameScorer
 
 N_ENVS, N_STEPS = 3, 40
 # A goal that some episodes reach (true ends), a limit for the others.
@@ -118,6 +122,20 @@ def through_replay(model, score_every=7, **kwargs):
     return np.where(valid, learned, 0), valid
 
 
+class Replay:
+    """A policy that takes the fixed actions, each environment its own column."""
+
+    def __init__(self, column):
+        self.column, self.step = column, 0
+
+    def start(self, slot, seed):
+        pass
+
+    def act(self, obs):
+        self.step += 1
+        return ACTIONS[self.step - 1, [self.column]]
+
+
 WAYS = {
     "rollout buffer": through_rollouts,
     "rollout buffer, batches of 1": partial(through_rollouts, encode_batch=1),
@@ -145,6 +163,34 @@ def test_buffers_leave_out_the_frames_that_can_not_be_scored(name):
         rewards, valid = score(MODELS[name], envs=FLAWED)
         np.testing.assert_array_equal(valid, want_valid, err_msg=way)
         np.testing.assert_allclose(rewards, want, atol=1e-5, err_msg=way)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("encode_batch", [1, 5, 256])
+def test_evaluation_scores_the_first_episodes_alike(name, encode_batch):
+    want, _ = one_by_one(MODELS[name])
+    for index, make in enumerate(CLEAN):
+        scorer = FrameScorer(ProjectionEncoder(), MODELS[name](), 1)
+        (episode,) = run_episodes([make()], Replay(index), 1, 11 + index, scorer, encode_batch)
+        raw, env_reward = np.array(episode.vlm_rewards, np.float32), np.array(episode.env_rewards, np.float32)
+        learned = make_transform().apply(raw, env_reward)
+        np.testing.assert_allclose(learned, want[: episode.length, index], atol=1e-5)
+
+
+def test_the_embedded_encoder_scores_a_frame_alike_in_any_batch():
+    encoder = MiniEncoder(precision="fp32")
+    env = CartPoleEnv(width=96, height=96)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    frames = []
+    for _ in range(70):
+        env.step(env.action_space.sample())
+        frames.append(env.render().copy())
+    frames = np.stack(frames)
+    whole = encoder.encode_images(frames)
+    for size in (1, 7, 64):
+        parts = [encoder.encode_images(frames[i : i + size]) for i in range(0, len(frames), size)]
+        np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,12 @@ def build_scoring(settings: TrainSettings) -> Scoring:
         VlmRewardError: Weights are missing, a prompt is bad, a setting is unknown, ...
     """
     encoder = make_encoder_from_config(settings.encoder, device=settings.device)
+    if settings.encoder["name"] == "mini" and not settings.env.id.startswith("vlmreward/"):
+        warnings.warn(
+            f"the embedded encoder has never seen pictures of {settings.env.id}: its reward may mean nothing; use "
+            "encoder=siglip2 or another open_clip model",
+            stacklevel=2,
+        )
     prompts: dict[str, Any] = {"goal": list(settings.goal)}
     if settings.baseline:
         prompts["baseline"] = list(settings.baseline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from vlmreward.envs.task import Task
-from vlmreward.errors import ConfigError, DependencyNotInstalled, RenderingError
+from vlmreward.errors import ConfigError, DependencyNotInstalled, RenderingError, VlmRewardError
 from vlmreward.wrappers.action_repeat import ActionRepeat
 
 
@@ -37,13 +38,16 @@ class EnvFactory:
             DependencyNotInstalled: It needs a package that is not installed.
         """
         importlib.import_module("vlmreward.envs")  # registers ours, in a worker process too
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no screen, and pygame complains without one
         try:
             env = gym.make(self.id, render_mode="rgb_array", disable_env_checker=True, **self.kwargs)
-        except TypeError as e:
+        except VlmRewardError:
+            raise
+        except (TypeError, ValueError, AssertionError) as e:  # Gymnasium asserts what it is given
             raise ConfigError(f"environment {self.id} does not take env.kwargs {dict(self.kwargs)} ({_line(e)})") from e
         except gym.error.DependencyNotInstalled as e:
             raise _missing(self.id, e) from e
-        except gym.error.Error as e:
+        except (gym.error.Error, ImportError) as e:  # an ImportError tells of environments that have moved elsewhere
             raise ConfigError(f"environment {self.id} can't be made ({_line(e)})") from e
         return env if self.action_repeat == 1 else ActionRepeat(env, self.action_repeat)
 
@@ -52,7 +56,7 @@ def find_spec(env_id: str) -> Any:
     """Return Gymnasium's spec of an environment.
 
     Args:
-        env_id: E.g. ``"Acrobot-v1"``.
+        env_id: E.g. ``"Acrobot-v1"``, or ``"my_package:MyEnv-v0"`` for one that a module registers.
 
     Raises:
         ConfigError: There is no such environment.
@@ -60,8 +64,13 @@ def find_spec(env_id: str) -> Any:
     if env_id in ("", "???"):
         raise ConfigError("env.id is not given: write e.g. env.id=Acrobot-v1")
     importlib.import_module("vlmreward.envs")
+    module, _, name = env_id.rpartition(":")
     try:
-        return gym.spec(env_id)
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
+    except ImportError as e:
+        raise ConfigError(f"environment id {env_id!r}: the module {module!r} can't be imported ({_line(e)})") from e
     except gym.error.Error as e:
         raise ConfigError(f"unknown environment id {env_id!r}: {_line(e)}") from e
 
@@ -102,7 +111,7 @@ def settle_rendering(env_id: str) -> None:
         RenderingError: No back end works on this machine.
     """
     entry = str(find_spec(env_id).entry_point)
-    if "mujoco" in entry:
+    if "mujoco" in entry.lower():
         from vlmreward.envs.mujoco.gl import ensure_gl
 
         ensure_gl()
@@ -116,9 +125,10 @@ def explain_render_error(env_id: str, error: Exception) -> Exception:
 
 
 def _missing(env_id: str, error: Exception) -> DependencyNotInstalled:
+    said = _line(error)
+    hint = ": pictures of Gymnasium's classic control come with pip install 'vlmreward[classic]'"
     return DependencyNotInstalled(
-        f"environment {env_id} needs a package that is not installed ({_line(error)}): "
-        "for Gymnasium's classic control run pip install 'vlmreward[classic]'"
+        f"environment {env_id} needs a package that is not installed ({said})" + (hint if "pygame" in said else "")
     )
 
 

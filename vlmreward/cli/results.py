@@ -12,14 +12,18 @@ from vlmreward.cli.settings import TrainSettings
 def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "") -> dict[str, Any]:
     """Return the head of a result: what was asked, with which parts, on which machine."""
     config = settings.to_config()
+    encoder = scoring.encoder if scoring else None
     return {
         "env": config["env"],
         "goal": config["goal"],
         "baseline": config["baseline"],
         "encoder": {
             **config["encoder"],
-            "id": scoring.encoder.id if scoring else None,
-            "licence": scoring.encoder.licence if scoring else None,
+            # as it was decided for this machine, where the setting says auto; an encoder may have none
+            "precision": getattr(encoder, "precision", None),
+            "devices": getattr(encoder, "devices", None),
+            "id": encoder.id if encoder else None,
+            "licence": encoder.licence if encoder else None,
         },
         "reward": config["reward"],
         "uses_env_reward": config["reward"].get("combine") in ("add", "env"),

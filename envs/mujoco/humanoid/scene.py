@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from vlmreward.envs.mujoco.gl import import_mujoco
 from vlmreward.envs.mujoco.humanoid.model import FLOOR, GROUND, SKY, STONE, Control, load_model
-from vlmreward.envs.mujoco.renderer import Camera, Renderer, check_size, get_quality
+from vlmreward.envs.mujoco.renderer import Camera, Renderer, get_quality
+from vlmreward.envs.size import check_size
 from vlmreward.errors import ConfigError
 from vlmreward.types import Frames
 
