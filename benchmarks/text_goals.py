@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 HERE = Path(__file__).parent
 
 
@@ -106,7 +108,9 @@ def study_run(env: str, task: str, seed: int, reward: str, folder: Path, threads
         command("train", f"env={env}", goal, f"seed={seed}", f"run_dir={run}", *learn_from, threads=threads)
         trained = json.loads((run / "result.json").read_text())
         keys = ("env", "goal", "encoder", "reward", "agent", "seed", "versions", "timesteps", "cpus", "threads")
-        result = {key: trained[key] for key in keys}
+        result = {key: trained[key] for key in (*keys, "git_commit")}
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        result |= {key: config[key] for key in ("n_envs", "normalise_obs", "encode_batch")}
         result |= {"wall_seconds": trained["wall_seconds"], "phase_seconds": trained["phase_seconds"]}
         result["curve"] = curve(run / "metrics.jsonl")
         result["success"] = {}

@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import time
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -226,14 +227,19 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(trained, file, tmp_pa
         encoder(pretrained=str(tmp_path / "weights.npz"))
 
 
-def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
+@pytest.mark.parametrize("first", [False, True], ids=["at once", "after an error that open_clip answers with a retry"])
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, first):
     marker = tmp_path / "ran"
+
+    class Wrong:
+        def __reduce__(self):
+            return OrderedDict, (5,)  # TypeError, on which open_clip loads again without weights_only
 
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(marker),)
 
-    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    torch.save(({"wrong": Wrong()} if first else {}) | {"state_dict": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match=r"evil\.pt can't be loaded"):
         encoder(pretrained=str(tmp_path / "evil.pt"))
     assert not marker.exists()

@@ -91,7 +91,7 @@ def test_metadata_names_the_command_the_version_and_the_licence(built):
     assert {"LICENSE", "NOTICE"} <= set(record)
 
 
-def test_command_works_from_the_unpacked_wheel_away_from_the_tree(built, tmp_path):
+def test_command_and_embedded_encoder_work_from_the_unpacked_wheel_away_from_the_tree(built, tmp_path):
     _, wheel = built
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
@@ -99,6 +99,8 @@ def test_command_works_from_the_unpacked_wheel_away_from_the_tree(built, tmp_pat
         "import vlmreward.cli, vlmreward.envs, vlmreward.configs, vlmreward.agents\n"
         "from vlmreward.cli.groups import list_groups\n"
         "assert all(m.__file__.startswith(sys.argv[1]) for n, m in sys.modules.items() if n.startswith('vlmreward'))\n"
+        "from vlmreward.encoders import make_encoder\n"
+        "assert make_encoder('mini').encode_texts(['pole up']).shape == (1, 256)\n"
         "assert 'planted' in list_groups()['experiment'] and 'cartpole' in list_groups()['env']\n"
         "sys.exit(vlmreward.cli.main(['--version']))"
     )
