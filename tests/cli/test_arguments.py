@@ -74,6 +74,25 @@ def test_flags_words_and_config_dir_are_told_apart() -> None:
     assert parse_arguments(["--config-dir=other"]).config_dir == "other"
 
 
+@pytest.mark.parametrize("argv", [["--config-dir"], ["--config-dir="], ["--config-dir", "--cfg"]])
+def test_config_dir_without_a_folder_is_refused(argv: list[str]) -> None:
+    with pytest.raises(ConfigError, match="--config-dir needs a folder"):
+        parse_arguments(argv)
+
+
+def test_path_that_is_null_is_none() -> None:
+    arguments = parse_arguments(["run=null", "out=./null"])
+    assert [arguments.path(key) for key in ("run", "out", "resume")] == [None, "./null", None]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [("resume=", "resume is empty: give a run folder"), ("out= ", "out is empty: give a path")]
+)
+def test_empty_path_is_refused(argument: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_arguments([argument])
+
+
 def test_unknown_flag_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown option '--cgf': did you mean '--cfg'"):
         parse_arguments(["--cgf"])

@@ -18,6 +18,9 @@ SHORT = (
     *("env=cartpole", "agent=ppo", "encoder=fake", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50"),
     *("total_timesteps=100", "eval.episodes=1", "run_dir=run"),
 )
+NO_NETWORK = ("ViT-B-32/laion2b_s34b_b79k is not in the cache", "HF_HUB_OFFLINE is set", "encoder.pretrained=<file>")
+# Pictures so small, and so few at a time, that the ring of frames is no obstacle.
+SMALL_FRAMES = ("encode_batch=4", "env.kwargs.width=16", "env.kwargs.height=16")
 RANDOM = ("record", "env=cartpole", "encoder=fake", "policy=random")
 
 
@@ -174,9 +177,9 @@ def test_no_network(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("vlmreward train: error: ")
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("vlmreward train: error: ")
+    assert all(words in line for words in NO_NETWORK), line
 
 
 def damage(folder: Path, name: str = "tensors.safetensors") -> None:
@@ -220,6 +223,10 @@ def test_damaged_config(cli: Any, refused: Any, tmp_path: Path, content: str) ->
         ((*RANDOM, "formats=[]"), "formats must be some of mp4, gif, png, got []"),
         ((*RANDOM, "formats=null"), "formats must be some of mp4, gif, png, got None"),
         ((*RANDOM, "formats=4"), "formats must be some of mp4, gif, png, got 4"),
+        (("doctor", "foo=1"), "doctor has no settings, got 'foo'"),
+        (("list", "envs", "foo=1"), "list takes no settings, got 'foo'"),
+        (("train", "env=cartpole", "resume="), "resume is empty: give a run folder"),
+        (("evaluate", "run=null"), "run is not given"),
         (("doctor", "now"), "'now' is not of the form key=value"),
     ],
 )
@@ -238,11 +245,23 @@ def test_a_run_keeps_its_settings(cli: Any, refused: Any, tmp_path: Path) -> Non
     refused(cli("record", "run=run", "formats=[avi]"), "record", "unknown video format 'avi': known: gif, mp4, png")
 
 
-def test_full_disk(tmp_path: Path) -> None:
-    """No file may grow beyond 20 kB: the first checkpoint can't be written."""
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((), ("the frame ring of 516 frames", "File too large", "free some room, set TMPDIR, or lower encode_batch")),
+        pytest.param(
+            SMALL_FRAMES,
+            ("checkpoint step_000000000100 can't be written to run/checkpoints", "free some space"),
+            marks=pytest.mark.xfail(reason="CheckpointStore.save() lets safetensors' own error through"),
+        ),
+    ],
+    ids=["frame ring", "checkpoint"],
+)
+def test_full_disk(tmp_path: Path, settings: tuple[str, ...], words: tuple[str, ...]) -> None:
+    """No file may grow beyond 20 kB."""
     fakes = Path(__file__).parent / "fakes"
     done = subprocess.run(
-        [sys.executable, str(fakes / "run_cli.py"), "train", *SHORT, "--config-dir", str(fakes / "configs")],
+        [sys.executable, str(fakes / "run_cli.py"), "train", *SHORT, *settings, "--config-dir", str(fakes / "configs")],
         cwd=tmp_path,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
         capture_output=True,
@@ -251,9 +270,11 @@ def test_full_disk(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.strip().splitlines() if line.startswith("vlmreward train: error: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    # a line of progress tells of slow work, another one how a run that ends early goes on
+    told = ("training: ", "interrupted, nothing was saved yet: ")
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith(told)]
+    assert line.startswith("vlmreward train: error: ")
+    assert all(word in line for word in words), line
 
 
 def test_folder_that_cannot_be_written(cli: Any, refused: Any, tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_unknown_option_suggests_the_nearest(override: str, words: str) -> None:
         ("reward.alhpa=0.5", "unknown setting 'reward.alhpa': did you mean 'reward.alpha'"),
         ("eval.evry=1", "unknown setting 'eval.evry': did you mean 'eval.every'"),
         ("reward.gaol=x", "unknown setting 'reward.gaol'"),
+        ("agent.name=ppo", "agent.name is the choice of the algorithm: write agent=ppo"),
+        ("eval=3", r"eval is a group of settings, got 'eval=3'.* known: every, episodes, seed"),
         ("seed=[1", "can't read the value of 'seed=\\[1'"),
     ],
 )
@@ -108,6 +110,22 @@ def test_user_folder_adds_an_environment(tmp_path: Path) -> None:
     )
     config = compose("train", parse_arguments(["env=mine", "--config-dir", str(tmp_path)]))
     assert (config["env"]["id"], config["agent"]["name"]) == ("CartPole-v1", "dqn")
+
+
+@pytest.mark.parametrize("name", ["a b", "a, b", "[a]", 'say "a"', "it's", "a\\", "a=b", "{a: b}", "50 %", "倒立"])
+def test_folder_of_the_user_may_have_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name / "env").mkdir(parents=True)
+    (tmp_path / name / "env" / "mine.yaml").write_text("name: mine\nid: Acrobot-v1\n")
+    arguments = parse_arguments(["env=mine", "--config-dir", str(tmp_path / name)])
+    assert compose("train", arguments)["env"]["id"] == "Acrobot-v1"
+
+
+def test_broken_yaml_of_the_user_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "mine.yaml").write_text("name: [a\n b: c\n")
+    with pytest.raises(ConfigError, match=r"can't be read .*mine\.yaml") as caught:
+        compose("train", parse_arguments(["env=mine", "--config-dir", str(tmp_path)]))
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_user_folder_is_refused() -> None:

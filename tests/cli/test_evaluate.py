@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, Any]:
 def test_result_holds_the_numbers_and_where_they_come_from(cli: Any, run: Path) -> None:
     outcome = cli("evaluate", "run=run", "episodes=4")
     assert outcome.code == 0, outcome.err
-    result = read(run / "evaluation__agent__last__upright__seed20000.json")
+    result = read(run / "evaluation__agent__last__upright__4-episodes__seed20000.json")
     assert (result["policy"], result["checkpoint"], result["timesteps"]) == ("agent", "last", 100)
     assert result["seed"] == 20000
     evaluation = result["evaluation"]
@@ -49,7 +49,7 @@ def test_numbers_do_not_depend_on_how_many_run_side_by_side(cli: Any, run: Path)
 def test_another_goal_counts_its_own_success(cli: Any, run: Path) -> None:
     goal = "cart at the left end of the track"
     assert cli("evaluate", "run=run", "episodes=2", f"goal={goal}").code == 0
-    result = read(run / "evaluation__agent__last__left__seed20000.json")
+    result = read(run / "evaluation__agent__last__left__2-episodes__seed20000.json")
     assert (result["goal"], result["env"]["task"]) == ([goal], "left")
 
 
@@ -77,7 +77,7 @@ def test_trivial_policies_need_no_run(cli: Any, tmp_path: Path, policy: str) -> 
 
 def test_trivial_policies_of_a_run_use_its_settings(cli: Any, run: Path) -> None:
     assert cli("evaluate", "run=run", "policy=zero", "episodes=2").code == 0
-    assert (run / "evaluation__zero__last__upright__seed20000.json").is_file()
+    assert (run / "evaluation__zero__last__upright__2-episodes__seed20000.json").is_file()
 
 
 def test_without_scores_no_picture_is_drawn(cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +105,72 @@ def test_agents_of_all_kinds_come_back(cli: Any, tmp_path: Path, agent: tuple[st
     evaluated = read(tmp_path / "x.json")["evaluation"]
     for key in ("env_return", "vlm_return"):
         assert evaluated[key]["mean"] == pytest.approx(trained[key]["mean"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("deterministic=no", "deterministic must be true or false, got 'no'"),
+        ("deterministic=3", "deterministic must be true or false, got 3"),
+        ("score=maybe", "score must be true or false, got 'maybe'"),
+        ("episodes=true", "episodes must be a whole number >= 1, got True"),
+        ("seed=1.5", "seed must be a whole number >= 0, got 1.5"),
+        ("n_envs=2.5", "n_envs must be a whole number >= 1, got 2.5"),
+        ("env.kwargs.task=left", "write env.task=left, not env.kwargs.task"),
+    ],
+)
+def test_value_of_the_wrong_kind_is_refused(cli: Any, refused: Any, asked: str, words: str) -> None:
+    refused(cli("evaluate", "env=cartpole", "encoder=fake", "policy=random", asked), "evaluate", words)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("folder", "can't write folder: it is a folder"),
+        ("file/x.json", "can't write file/x.json: a part of the path is a file"),
+        ("/proc/nowhere/x.json", "can't write /proc/nowhere/x.json"),
+    ],
+)
+def test_target_that_cannot_be_written_is_told_before_the_episodes(
+    cli: Any, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, words: str
+) -> None:
+    from vlmreward.envs.classic.cartpole import CartPoleEnv
+
+    monkeypatch.setattr(CartPoleEnv, "reset", lambda self, **kwargs: pytest.fail("an episode began"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    outcome = cli("evaluate", "env=cartpole", "encoder=fake", "policy=random", f"out={out}")
+    refused(outcome, "evaluate", words)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_run_folder_that_cannot_be_written_is_one_line(
+    cli: Any, refused: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests may run as root, who may write anywhere: the system's refusal is played."""
+    import os
+
+    real = os.open
+
+    def refuse(path: Any, flags: int, *mode: Any, **options: Any) -> int:
+        if "run" in Path(os.fsdecode(path)).parts and flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    refused(cli("evaluate", "run=run", "episodes=1"), "evaluate", "can't write run/evaluation", "no permission")
+    refused(cli("train", "resume=run"), "train", "can't write run: no permission to write there")
+
+
+def test_results_of_different_evaluations_stand_beside_each_other(cli: Any, run: Path) -> None:
+    for asked in ((), ("deterministic=false",), ("baseline=a cart",), ("env.kwargs.start=upright",)):
+        assert cli("evaluate", "run=run", "episodes=1", *asked).code == 0
+    assert {path.name for path in run.glob("evaluation__*")} == {
+        "evaluation__agent__last__upright__1-episodes__seed20000.json",
+        "evaluation__agent__last__upright__1-episodes__sampled__seed20000.json",
+        "evaluation__agent__last__upright__baseline-a-cart__1-episodes__seed20000.json",
+        "evaluation__agent__last__upright__start-upright__1-episodes__seed20000.json",
+    }
 
 
 def test_cfg_of_an_evaluation_shows_the_runs_settings(cli: Any, run: Path) -> None:

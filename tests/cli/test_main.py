@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -127,6 +128,18 @@ def test_full_disk_anywhere_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
     )
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EEXIST])
+def test_place_that_takes_no_file_is_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(OSError(number, "Some Reason", "/x/y"), monkeypatch)
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err == "vlmreward train: error: some reason (/x/y): choose another path\n"
+    fail_with(OSError(number, "Some Reason"), monkeypatch)
+    with pytest.raises(OSError, match="Some Reason"):  # no file of the user's: a fault of ours
+        main(["train"])
+
+
 def test_our_own_faults_are_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_with(ZeroDivisionError("ours"), monkeypatch)
     with pytest.raises(ZeroDivisionError):  # Python then prints the traceback and exits with 1
@@ -155,6 +168,13 @@ def test_list_says_how_an_algorithm_is_scored(capsys: pytest.CaptureFixture[str]
     assert "in batches, when a rollout is complete" in lines["ppo"]
     assert "in batches, while the replay buffer fills" in lines["sac"]
     assert "step by step" in lines["recurrent_ppo"]
+
+
+def test_list_names_the_licence_of_every_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "encoders"])
+    rows = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows["mini"] == "MIT"
+    assert rows["mobileclip2-s0"] == "apple-amlr"
 
 
 @pytest.mark.parametrize("argv", [["list"], ["list", "envz"], ["list", "envs", "agents"]])

@@ -15,6 +15,7 @@ from vlmreward.cli.pictures import TakePictures, fine_twin, make_clip, picture_s
 from vlmreward.cli.settings import EnvSettings
 from vlmreward.errors import ConfigError, RenderingError
 from vlmreward.video.recorder import find_ffmpeg
+from vlmreward.video.spool import FrameSpool
 
 RANDOM = ("env=cartpole", "encoder=fake", "policy=random", "episodes=1")
 
@@ -61,7 +62,7 @@ def test_one_format_needs_no_brackets(cli: Any, tmp_path: Path) -> None:
 def test_clips_of_different_goals_stand_beside_each_other(cli: Any, tmp_path: Path) -> None:
     short = ("n_envs=2", "agent.n_steps=50", "agent.batch_size=50", "total_timesteps=100", "eval.episodes=1")
     assert cli("train", "env=cartpole", "encoder=fake", "agent=ppo", *short, "run_dir=run").code == 0
-    for goal in (
+    for asked in (
         (),
         ("env.task=upright",),
         ("env.task=left",),
@@ -69,17 +70,79 @@ def test_clips_of_different_goals_stand_beside_each_other(cli: Any, tmp_path: Pa
         ("goal=It's a [dance], 100 %",),
         ("goal=倒立",),
         ("goal=a dance", "env.task=left"),
+        ("env.kwargs.start=upright",),
+        ("checkpoint=100", "deterministic=false"),
+        ("baseline=a cart",),
+        ("policy=zero", "deterministic=false"),  # nothing is sampled
     ):
-        outcome = cli("record", "run=run", "episodes=1", "size=0", "formats=png", *goal)
+        outcome = cli("record", "run=run", "episodes=1", "size=0", "formats=png", *asked)
         assert outcome.code == 0, outcome.err
     assert {p.name for p in (tmp_path / "videos").iterdir()} == {
         "cartpole__clip__ppo__seed0.png",
-        "cartpole__clip__ppo__seed0__left.png",
-        "cartpole__clip__ppo__seed0__right.png",
-        "cartpole__clip__ppo__seed0__it-s-a-dance-100.png",
-        "cartpole__clip__ppo__seed0__倒立.png",
-        "cartpole__clip__ppo__seed0__left__a-dance.png",
+        "cartpole__clip__ppo__seed0__asked-left.png",
+        "cartpole__clip__ppo__seed0__asked-right.png",
+        "cartpole__clip__ppo__seed0__asked-it-s-a-dance-100.png",
+        "cartpole__clip__ppo__seed0__asked-倒立.png",
+        "cartpole__clip__ppo__seed0__asked-left__a-dance.png",
+        "cartpole__clip__ppo__seed0__start-upright.png",
+        "cartpole__clip__ppo__seed0__checkpoint-100__sampled.png",
+        "cartpole__clip__ppo__seed0__baseline-a-cart.png",
+        "cartpole__clip__zero__seed0.png",
     }
+
+
+def test_clip_of_a_run_says_what_it_was_trained_on(cli: Any, tmp_path: Path) -> None:
+    """Otherwise it would take the place of the clip of the environment's own goal."""
+    short = ("n_envs=2", "agent.n_steps=50", "agent.batch_size=50", "total_timesteps=100", "eval.episodes=1")
+    goal = "goal=cart at the left end of the track"
+    assert cli("train", "env=cartpole", "encoder=fake", "agent=ppo", *short, goal, "run_dir=run").code == 0
+    for asked in ((), ("env.task=upright",), ("policy=zero",)):
+        assert cli("record", "run=run", "episodes=1", "size=0", "formats=png", *asked).code == 0
+    assert {p.name for p in (tmp_path / "videos").iterdir()} == {
+        "cartpole__clip__ppo__seed0__left.png",
+        "cartpole__clip__ppo__seed0__left__asked-upright.png",
+        "cartpole__clip__zero__seed0__left.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("out=file", "can't write file/cartpole__clip__random__seed0.mp4: a part of the path is a file"),
+        ("out=/proc", "can't write /proc/cartpole__clip__random__seed0.mp4"),
+        ("out=null", "out must be a folder, got null"),
+        ("font=nowhere.ttf", "font=nowhere.ttf is no file"),
+        ("font=file", "can't read the font file"),
+        ("size=big", "size must be a whole number >= 0, got 'big'"),
+        ("fps=0", "fps must be a number >= 1, got 0"),
+    ],
+)
+def test_what_cannot_be_written_or_read_is_told_before_the_episodes(
+    cli: Any, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, words: str
+) -> None:
+    monkeypatch.setattr(TakePictures, "reset", lambda self, **kwargs: pytest.fail("an episode began"))
+    (tmp_path / "file").write_text("")
+    refused(cli("record", *RANDOM, asked), "record", words)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+def test_letters_that_the_font_lacks_are_warned_of(cli: Any) -> None:
+    outcome = cli("record", *RANDOM, "size=0", "formats=png", "goal=the pole 倒立, größer")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.err.splitlines() if "font" in line]
+    assert line.startswith("vlmreward record: warning: the font has no letters for '倒立' of the goal")
+    assert "font=<path of a .ttf or .otf file>" in line
+
+
+def test_font_of_the_user_is_drawn_with(cli: Any, tmp_path: Path) -> None:
+    from vlmreward.video.overlay import load_font
+
+    font = Path(str(load_font(12).path)).with_name("DejaVuSerif.ttf")
+    written = []
+    for number, asked in enumerate(((), (f"font={font}",))):
+        assert cli("record", *RANDOM, "size=0", "formats=png", f"out={number}", *asked).code == 0
+        written.append((tmp_path / str(number) / "cartpole__clip__random__seed0.png").read_bytes())
+    assert written[0] != written[1]
 
 
 def test_clips_without_a_run_are_named_after_what_is_not_the_environments_own(cli: Any, tmp_path: Path) -> None:
@@ -104,8 +167,8 @@ class Wanders(gym.Env):
 
 
 def test_environment_that_does_not_repeat_itself_is_refused() -> None:
-    with pytest.raises(RenderingError, match="does not repeat itself"):
-        TakePictures(Wanders(), Wanders(), 1).reset(seed=0)
+    with FrameSpool() as spool, pytest.raises(RenderingError, match="does not repeat itself"):
+        TakePictures(Wanders(), Wanders(), 1, spool).reset(seed=0)
 
 
 @pytest.mark.parametrize(("own", "most", "expected"), [(50, 30, (2, 25)), (30, 30, (1, 30)), (67, 30, (3, 67 / 3))])
@@ -136,7 +199,7 @@ def test_twin_keeps_the_shape_of_the_picture() -> None:
 
 
 def test_clip_pairs_pictures_with_their_steps() -> None:
-    pictures = [np.full((4, 4, 3), value, np.uint8) for value in (0, 2, 4)]
+    pictures = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (0, 2, 4)])
     episode = Episode(0, [0.0] * 5, [False, False, True, True, True], [10.0, 20.0, 30.0, 40.0, 50.0])
     clip = make_clip(pictures, episode, stride=2)
     assert math.isnan(np.asarray(clip.rewards)[0])

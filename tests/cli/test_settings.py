@@ -97,12 +97,43 @@ def test_every_environment_resolves_and_its_measured_settings_are_real(option: s
         ("eval.every=often", "eval.every must be a whole number >= 1, got 'often'"),
         ("subprocess=maybe", "subprocess must be true or false, got 'maybe'"),
         ("threads=many", "threads must be a whole number >= 1, got 'many'"),
+        ("seed=true", "seed must be a whole number >= 0, got True"),
+        ("subprocess=no", "subprocess must be true or false, got 'no'"),
+        ("env.kwargs.task=left", r"write env\.task=left, not env\.kwargs\.task"),
         ("env.task=lfet", "unknown env.task 'lfet': did you mean 'left'"),
     ],
 )
 def test_value_out_of_range_names_rule_and_value(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         settle(override)
+
+
+def test_whole_number_may_be_written_with_an_exponent() -> None:
+    settings = settle("total_timesteps=1e6", "eval.every=5e4", "n_envs=4.0")
+    numbers = (settings.total_timesteps, settings.checkpoint_every, settings.eval.every, settings.n_envs)
+    assert numbers == (1_000_000, 100_000, 50_000, 4)
+    assert all(type(number) is int for number in numbers)
+
+
+@pytest.mark.parametrize(("group", "key"), [("env", "name"), ("env", "id"), ("agent", "name")])
+def test_config_that_lacks_what_is_needed_is_refused(group: str, key: str) -> None:
+    composed = compose("train", parse_arguments(["env=cartpole"]))
+    del composed[group][key]
+    with pytest.raises(ConfigError, match=f"the config of the {group} lacks '{key}'"):
+        resolve(composed)
+
+
+def test_environment_without_arguments_needs_no_kwargs() -> None:
+    composed = compose("train", parse_arguments(["env=cartpole"]))
+    del composed["env"]["kwargs"]
+    assert resolve(composed)[0].env.kwargs == {}
+
+
+def test_task_of_an_evaluation_is_refused_among_the_arguments() -> None:
+    with pytest.raises(ConfigError, match=r"write env\.task=left"):
+        change_goal(settle(), ask(env={"task": None, "kwargs": {"task": "left"}}))
+    foreign = replace(settle(), env=replace(settle().env, has_tasks=False))  # it may well have such an argument
+    assert change_goal(foreign, ask(env={"kwargs": {"task": "x"}}))[0].env.kwargs["task"] == "x"
 
 
 def test_unknown_algorithm_in_a_config_suggests_the_nearest() -> None:
@@ -120,8 +151,14 @@ def test_only_listed_settings_change_on_resume() -> None:
     for key in ("seed", "goal", "agent.gamma", "env", "n_envs", "encode_batch"):
         with pytest.raises(ConfigError, match=f"{key} can't change when a run is resumed, only total_timesteps"):
             change_for_resume(settings, {key: 1})
-    with pytest.raises(ConfigError, match="unknown setting in eval"):
-        change_for_resume(settings, {"eval": {"evry": 1}})
+    for asked, words in (
+        ({"eval": {"evry": 1}}, r"unknown setting 'eval\.evry': did you mean 'eval\.every'"),
+        ({"eval": 3}, r"eval is a group of settings, got 3: .*eval\.episodes, eval\.every, eval\.seed"),
+        ({"sed": 1}, "unknown setting 'sed': did you mean 'seed'"),
+        ({"run_dir": None}, "run_dir can't change when a run is resumed"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            change_for_resume(settings, asked)
 
 
 def ask(**changes: Any) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def test_run_leaves_everything_that_is_promised(cli: Any, tmp_path: Path) -> Non
     result = json.loads((folder / "result.json").read_text())
     assert result["goal"] == ["pole vertically upright on top of the cart"]
     assert result["timesteps"] == 400
-    assert result["encoder"] == {"name": "fake", "id": "fake", "licence": "MIT"}
+    encoder = {"name": "fake", "precision": None, "devices": None, "id": "fake", "licence": "MIT"}
+    assert result["encoder"] == encoder
     assert result["seed"] == 0
     assert result["versions"]["torch"]
     assert set(result["phase_seconds"]) == {"env", "render", "encode", "wait", "learn", "evaluate"}
@@ -105,6 +106,29 @@ def test_longer_run_goes_on_where_it_ended(cli: Any, tmp_path: Path, settings: t
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["timesteps"], result["frames"]["scored"]) == (400, 400)
     assert RunFolder.open("run")[1].total_timesteps == 400
+
+
+def test_resumption_never_ends_before_what_was_learned(cli: Any, tmp_path: Path, refused: Any) -> None:
+    assert cli("train", *SHORT, "total_timesteps=200", "run_dir=run").code == 0
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    words = "total_timesteps=100 is less than the 200 steps that run has done: give more"
+    refused(cli("train", "resume=run", "total_timesteps=100"), "train", words)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    for mistake, words in (
+        ("eval=3", "eval is a group of settings, got 3"),
+        ("eval.epsodes=3", "did you mean 'eval.episodes'"),
+        ("sed=1", "unknown setting 'sed': did you mean 'seed'"),
+        ("agent.name=ppo", "agent.name can't change when a run is resumed"),
+    ):
+        refused(cli("train", "resume=run", mistake), "train", words)
+    outcome = cli("train", "resume=run", "run_dir=null", "total_timesteps=3e2")
+    assert outcome.code == 0, outcome.err
+    assert RunFolder.open("run")[1].total_timesteps == 300
+
+
+def test_path_that_is_null_is_not_given(cli: Any, tmp_path: Path) -> None:
+    assert cli("train", *SHORT, "total_timesteps=100", "run_dir=null", "resume=null").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_resuming_a_finished_run_only_evaluates_again(cli: Any, tmp_path: Path) -> None:

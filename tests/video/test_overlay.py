@@ -15,6 +15,7 @@ from vlmreward.video.overlay import (
     annotate,
     draw_mark,
     load_font,
+    missing_letters,
     wrap_text,
 )
 
@@ -203,3 +204,8 @@ def test_file_that_is_no_font_is_refused(tmp_path):
     path.write_text("no font")
     with pytest.raises(ConfigError, match="can't read the font"):
         Overlay((64, 64), "up", [1.0], [None], 0.1, settings=OverlaySettings(font=str(path)))
+
+
+def test_letters_that_the_font_lacks_are_named_once():
+    assert missing_letters("größer, πλάτος, прямо — a  b\n") == ""
+    assert missing_letters("倒立, 倒") == "倒立"

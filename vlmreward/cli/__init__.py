@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
 }
 
+# What the operating system says of a place that takes no file; anything else that it says is a fault of ours.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
@@ -80,10 +84,11 @@ def run_command(name: str, rest: list[str]) -> int:
             raise
         return _fail(label, e)
     except OSError as e:
-        if debug or e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        if debug or not (e.errno in _FULL or (e.errno in _REFUSED and e.filename)):
             raise
         where = f" ({e.filename})" if e.filename else ""
-        return _fail(label, f"{(e.strerror or 'no room').lower()}{where}: free some space or choose another folder")
+        advice = "free some space or choose another folder" if e.errno in _FULL else "choose another path"
+        return _fail(label, f"{(e.strerror or 'no room').lower()}{where}: {advice}")
 
 
 def _show_warning(label: str) -> Callable[..., None]:

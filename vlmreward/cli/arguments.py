@@ -14,7 +14,8 @@ from vlmreward.errors import ConfigError, PromptError
 from vlmreward.registry import suggest
 
 PROMPT_KEYS = frozenset({"goal", "baseline", "positive", "negative", "options"})
-PATH_KEYS = frozenset({"run", "run_dir", "resume", "out", "weights", "path", "pretrained"})
+PATH_KEYS = frozenset({"run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font"})
+NONE = "null"  # a path that is not given; a file of that name is ./null
 FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug"}
 
 _KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@:-]*")
@@ -41,6 +42,11 @@ class Arguments:
     def keys(self) -> list[str]:
         """Return the keys of all settings, without their ``+`` and ``~`` marks."""
         return [o.split("=", 1)[0].lstrip("+~") for o in self.overrides] + list(self.literals)
+
+    def path(self, key: str) -> str | None:
+        """Return a path as typed; None where it is not given or ``null``."""
+        value = self.literals.get(key, (NONE,))[-1]
+        return None if value == NONE else value
 
     def take(self, keys: Sequence[str]) -> tuple[Arguments, Arguments]:
         """Split into the settings whose first name is one of ``keys``, and the others."""
@@ -78,7 +84,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         argv: The arguments after the command's name.
 
     Raises:
-        ConfigError: An unknown flag, or a key that isn't one.
+        ConfigError: An unknown flag, a key that isn't one, or an empty path.
         PromptError: A prompt is empty.
     """
     flags: set[str] = set()
@@ -92,6 +98,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         key, equals, value = argument.partition("=")
         if argument == "--config-dir" or key == "--config-dir":
             config_dir = value if equals else (rest.pop(0) if rest else "")
+            if not config_dir.strip() or config_dir.startswith("--"):
+                raise ConfigError("--config-dir needs a folder: give one that holds e.g. env/mine.yaml")
         elif argument in FLAGS:
             flags.add(FLAGS[argument])
         elif argument.startswith("-"):
@@ -105,6 +113,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
                 raise PromptError(f"{key} is empty: say it in words, e.g. {key}='pole vertically upright'")
             literals.setdefault(key, []).append(value)
         elif is_path(key):
+            if not value.strip():
+                what = "a run folder" if key in ("run", "resume") else "a path"
+                raise ConfigError(f"{key} is empty: give {what} as {key}=<path>, or leave it out")
             literals[key] = [value]
         else:
             overrides.append(argument)

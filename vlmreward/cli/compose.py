@@ -6,17 +6,19 @@ the user gets wrong is reported in one line with the nearest name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlmreward.cli.arguments import Arguments, is_prompt
+from vlmreward.agents.catalogue import check_refused
+from vlmreward.cli.arguments import NONE, Arguments, is_prompt
 from vlmreward.cli.groups import PRIMARY, list_groups, match_option
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 
 # Below these keys any name may be set; whoever takes the values checks them.
-GROUPS_OF_SETTINGS = ("env", "env.kwargs", "encoder", "reward", "agent", "eval")
+GROUPS_OF_SETTINGS = ("env", "env.kwargs", "encoder", "reward", "agent", "eval", "pictures")
 OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.")
 OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these
 
@@ -38,7 +40,7 @@ def compose(command: str, arguments: Arguments) -> dict[str, Any]:
     groups = list_groups(arguments.config_dir)
     overrides = [_prepare(o, groups) for o in arguments.overrides]
     config = _compose_checked(command, overrides, groups, arguments.config_dir)
-    if config.get("agent", {}).get("name") == "auto":
+    if (config.get("agent") or {}).get("name") == "auto":
         chosen = match_option("agent", str(config["env"].get("agent", "ppo")), groups)
         kept = [o for o in overrides if o.split("=", 1)[0] != "agent"]
         config = _compose_checked(command, [*kept, f"agent={chosen}"], groups, arguments.config_dir)
@@ -64,6 +66,9 @@ def _prepare(override: str, groups: dict[str, list[str]]) -> str:
         raise ConfigError(f"{key} can't be null: write {key}=<name>, known: {', '.join(groups[key])}")
     if key in groups and value != "null":
         return f"{key}={match_option(key, value, groups)}"
+    if key == "agent.name":  # the hyper-parameters of another algorithm would stay
+        check_refused(value)
+        raise ConfigError(f"agent.name is the choice of the algorithm: write agent={value}")
     if key.startswith(OPEN_KEYS) or key in OPTIONAL_KEYS:
         return "++" + override
     return override
@@ -72,6 +77,7 @@ def _prepare(override: str, groups: dict[str, list[str]]) -> str:
 def _compose_checked(
     command: str, overrides: list[str], groups: dict[str, list[str]], config_dir: str | None
 ) -> dict[str, Any]:
+    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -88,7 +94,7 @@ def _compose_checked(
                 f"can't read the value of {override!r}: put text with special characters in quotes inside the "
                 "shell's quotes, e.g. \"key='a, b'\""
             ) from e
-    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    search = [f"hydra.searchpath=[{_quote(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     with initialize_config_module("vlmreward.configs", version_base="1.3"):
         try:
             config = hydra_compose(command, overrides=[*search, *overrides])
@@ -97,18 +103,31 @@ def _compose_checked(
             raise ConfigError(_explain(e, command, overrides, groups, search)) from e
         except (HydraException, OmegaConfBaseException) as e:
             raise ConfigError(" ".join(str(e).split())) from e
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+            where = f" below {config_dir}" if config_dir else ""
+            raise ConfigError(f"a YAML file{where} can't be read ({' '.join(str(e).split())})") from e
     assert isinstance(plain, dict)
     result = {str(k): v for k, v in plain.items()}
-    _check_groups(result, overrides)
+    for override in _wrong_groups(result, overrides):
+        key = override.split("=", 1)[0].lstrip("+")
+        rest = [o for o in overrides if o != override]
+        inside = _at(_compose_checked(command, rest, groups, config_dir), key)
+        known = f", known: {', '.join(inside)}" if isinstance(inside, dict) and inside else ""
+        raise ConfigError(f"{key} is a group of settings, got {override!r}: write {key}.<name>=<value>{known}")
     return result
 
 
-def _check_groups(config: dict[str, Any], overrides: list[str]) -> None:
-    """Refuse a value where a group of settings is due, e.g. ``eval=3``."""
+def _quote(text: str) -> str:
+    """Quote a text for Hydra's grammar, in which a backslash counts only before a quote or another one before it."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text) + '"'
+
+
+def _wrong_groups(config: dict[str, Any], overrides: list[str]) -> Iterator[str]:
+    """Yield the settings that give a value where a group of settings is due, e.g. ``eval=3``."""
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+")
         if key in GROUPS_OF_SETTINGS and not isinstance(_at(config, key), dict):
-            raise ConfigError(f"{key} is a group of settings, got {override!r}: write {key}.<name>=<value>")
+            yield override
 
 
 def _at(config: dict[str, Any], key: str) -> Any:
@@ -174,4 +193,4 @@ def _set_literal(config: dict[str, Any], key: str, values: tuple[str, ...]) -> N
     if is_prompt(key):
         node[last] = list(values)
     else:
-        node[last] = None if values[-1] == "null" else values[-1]
+        node[last] = None if values[-1] == NONE else values[-1]

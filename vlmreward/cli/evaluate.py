@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from vlmreward.cli.subject import read_subject
 
@@ -14,20 +13,27 @@ def main(argv: list[str]) -> int:
     if subject is None:
         return 0
 
+    from vlmreward.cli.file_names import evaluation_path
+    from vlmreward.video.atomic import check_writable
+
+    path = evaluation_path(subject)
+    if path is not None:
+        check_writable(path)  # before the episodes, which may take hours
+
     import gymnasium as gym  # what follows loads torch
 
     from vlmreward.agents.evaluation import Episode, run_episodes, summarise
     from vlmreward.agents.progress import Progress
     from vlmreward.cli.build import build_scoring, set_threads
     from vlmreward.cli.environments import explain_render_error, settle_rendering
-    from vlmreward.cli.load_run import load_policy, option
+    from vlmreward.cli.load_run import load_policy
     from vlmreward.cli.results import describe_run, format_summary
-    from vlmreward.cli.run_folder import slug, write_json
+    from vlmreward.cli.run_folder import write_json
     from vlmreward.wrappers.scoring import FrameScorer
 
     settings, options = subject.settings, subject.options
     episodes, seed = options["episodes"], options["seed"]
-    count = min(int(option(options, "n_envs", 1)), episodes)
+    count = min(options["n_envs"], episodes)
     set_threads(settings)
     settle_rendering(settings.env.id)
     envs: list[gym.Env] = []
@@ -59,14 +65,7 @@ def main(argv: list[str]) -> int:
     result = {"command": "evaluate", **describe_run(settings, scoring, subject.note), **about, "seed": seed}
     result |= {"run_seed": settings.seed, "deterministic": options["deterministic"], "evaluation": summary}
     print(format_summary(summary))
-    path = Path(options["out"]) if options["out"] else None
-    if path is None and subject.run is not None:
-        changed = options["env"].get("kwargs") or {}
-        parts = [options["policy"], options["checkpoint"], subject.other_goal or settings.env.task or "goal"]
-        parts += [slug(" ".join(f"{key} {value}" for key, value in changed.items()))] if changed else []
-        path = subject.run.path / f"evaluation__{'__'.join(map(str, parts))}__seed{seed}.json"
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result)
         print(f"result: {path}")
     return 0

@@ -7,7 +7,7 @@ from importlib.resources import files
 from vlmreward.cli.groups import PRIMARY, list_groups
 
 OVERVIEW = """\
-Say the goal in words, get a trained agent, a labelled dataset or an evaluation video.
+Say the goal in words, get a trained agent and evaluation videos.
 
 usage: vlmreward COMMAND [key=value ...]
 

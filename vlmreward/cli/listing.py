@@ -18,6 +18,8 @@ def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
     arguments = parse_arguments(argv)
     known = ", ".join(KINDS)
+    if keys := arguments.keys():
+        raise ConfigError(f"list takes no settings, got {keys[0]!r}: write vlmreward list <kind>, one of {known}")
     if len(arguments.words) != 1:
         raise ConfigError(f"list takes one word, got {len(arguments.words)}: one of {known}")
     kind = arguments.words[0] if arguments.words[0] in KINDS else arguments.words[0] + "s"
@@ -38,7 +40,7 @@ def list_encoders() -> Iterator[str]:
     rows = []
     for option in list_groups()["encoder"]:
         config = _load("encoder", option)
-        rows.append((option, str(config.get("licence", "")), first_comment("encoder", option)))
+        rows.append((option, _licence(config), first_comment("encoder", option)))
     yield from _table(("encoder=", "licence", ""), rows)
 
 
@@ -83,6 +85,12 @@ KINDS: dict[str, Callable[[], Iterator[str]]] = {
     "rewards": list_rewards,
     "agents": list_agents,
 }
+
+
+def _licence(config: dict[str, Any]) -> str:
+    """Return the licence of an encoder's weights; those that ship with this package have the package's."""
+    own = "MIT" if config.get("name") == "mini" else ""
+    return str(config.get("licence", own))
 
 
 def _described(group: str) -> Iterator[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -16,10 +15,10 @@ from vlmreward.agents.sb3 import make_algorithm
 from vlmreward.cli.arguments import Arguments
 from vlmreward.cli.build import policy_device
 from vlmreward.cli.compose import compose
-from vlmreward.cli.environments import find_tasks
 from vlmreward.cli.groups import list_groups
-from vlmreward.cli.run_folder import RunFolder, slug
+from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings, change_goal, resolve
+from vlmreward.cli.values import flag, number, whole
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 
@@ -36,14 +35,20 @@ class Subject:
         options: The evaluation's own settings.
         run: The run's folder; None for a trivial policy without one.
         note: What the user should know, or "".
-        other_goal: For file names, the goal where it is not the run's own (without a run: the environment's), or "".
+        trained: The run's settings as it was trained; None without a run.
+        default_task: The environment's task when neither goal nor task is given.
+        usual: The command's own settings as they are when nothing is given.
+        asked: What the user asked for besides the goal: ``baseline`` and ``env.kwargs.<name>``.
     """
 
     settings: TrainSettings
     options: dict[str, Any]
     run: RunFolder | None
     note: str = ""
-    other_goal: str = ""
+    trained: TrainSettings | None = None
+    default_task: str | None = None
+    usual: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
 
 
 def find_subject(command: str, arguments: Arguments) -> Subject:
@@ -58,12 +63,14 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
     """
     groups = list_groups(arguments.config_dir)
     chosen = [o.split("=", 1)[0] for o in arguments.overrides if o.split("=", 1)[0] in groups]
-    if "run" in arguments.literals:
+    if arguments.path("run") is not None:
         if chosen:
             raise ConfigError(f"{chosen[0]} belongs to the run and can't change: leave it out")
         options = compose(command, arguments)
         run, settings = RunFolder.open(str(options["run"]))
-        usual = settings.goal, settings.env.task
+        trained = settings
+        default_task = _default_task(settings.env.name, arguments.config_dir, groups)
+        asked = {f"env.kwargs.{key}": value for key, value in (options["env"].get("kwargs") or {}).items()}
         settings, note = change_goal(settings, options)
     else:
         if not chosen:
@@ -78,29 +85,38 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
         run = None
         composed = compose("train", rest)
         settings, note = resolve(composed)
-        task = composed["env"].get("default_task")
-        usual = _goal_of(settings.env.id, task), task
+        trained, default_task = None, composed["env"].get("default_task")
+        keys = [key.split(".")[:3] for key in arguments.keys() if key.startswith("env.kwargs.")]  # noqa: SIM118
+        asked = {".".join(key): settings.env.kwargs[key[-1]] for key in keys}
+    if "baseline" in arguments.literals:
+        asked["baseline"] = settings.baseline
     if options["policy"] not in POLICIES:
         raise ConfigError(f"unknown policy {options['policy']!r}: {suggest(str(options['policy']), POLICIES)}")
-    for key in ("episodes", "seed"):
-        if not isinstance(options[key], int) or options[key] < (1 if key == "episodes" else 0):
-            raise ConfigError(f"{key} must be a whole number >= {1 if key == 'episodes' else 0}, got {options[key]!r}")
+    options = _check(options)
     changed = {**vars(settings), "device": str(options["device"]), "threads": options["threads"]}
     settings = TrainSettings(**{**changed, "encode_batch": options["encode_batch"]})
-    other_goal = "" if usual == (settings.goal, settings.env.task) else _name_goal(settings)
-    return Subject(settings, options, run, note, other_goal)
+    return Subject(settings, options, run, note, trained, default_task, compose(command, Arguments()), asked)
 
 
-def _name_goal(settings: TrainSettings) -> str:
-    """Return the task and, where it is not the task's, the goal, as part of a file name."""
-    task = settings.env.task
-    own_words = "" if settings.goal == _goal_of(settings.env.id, task) else slug(" ".join(settings.goal))
-    return "__".join(part for part in (task, own_words) if part)
+def _check(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a command's own settings with their kinds checked; which there are depends on the command."""
+    checked = dict(options)
+    for key, low in (("episodes", 1), ("seed", 0), ("n_envs", 1), ("size", 0)):
+        if key in options:
+            checked[key] = whole(key, options[key], low)
+    for key in ("deterministic", "score"):
+        if key in options:
+            checked[key] = flag(key, options[key])
+    if "fps" in options:
+        checked["fps"] = number("fps", options["fps"], 1)
+    return checked
 
 
-def _goal_of(env_id: str, task: str | None) -> tuple[str, ...]:
-    tasks = find_tasks(env_id)
-    return (tasks[task].goal,) if task in tasks else ()
+def _default_task(env: str, config_dir: str | None, groups: dict[str, list[str]]) -> str | None:
+    """Return the task of an environment when none is named; None where its file is not at hand."""
+    if env not in groups["env"]:
+        return None
+    return compose("train", Arguments(overrides=(f"env={env}",), config_dir=config_dir))["env"].get("default_task")
 
 
 def load_policy(subject: Subject, n_envs: int, env: gym.Env) -> tuple[Policy, dict[str, Any]]:
@@ -143,15 +159,3 @@ class _Spaces(gym.Env):
 
     def __init__(self, env: gym.Env) -> None:
         self.observation_space, self.action_space = env.observation_space, env.action_space
-
-
-def option(options: Mapping[str, Any], key: str, low: float) -> float:
-    """Return a positive number among the options.
-
-    Raises:
-        ConfigError: It is not a number, or below ``low``.
-    """
-    value = options[key]
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value < low:
-        raise ConfigError(f"{key} must be a number >= {low:g}, got {value!r}")
-    return value

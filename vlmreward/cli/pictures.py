@@ -15,6 +15,7 @@ from vlmreward.errors import RenderingError
 from vlmreward.types import Frames
 from vlmreward.video.episodes import EpisodeClip
 from vlmreward.video.recorder import check_fps
+from vlmreward.video.spool import FrameSpool
 from vlmreward.wrappers.capture_frames import render_frame
 
 
@@ -28,11 +29,12 @@ class TakePictures(gym.Wrapper):
         env: The environment whose frames are scored.
         twin: The same environment drawing fine pictures; None takes the scored frames themselves.
         stride: Steps per picture.
+        spool: Where the pictures are kept.
     """
 
-    def __init__(self, env: gym.Env, twin: gym.Env | None, stride: int) -> None:
+    def __init__(self, env: gym.Env, twin: gym.Env | None, stride: int, spool: FrameSpool) -> None:
         super().__init__(env)
-        self.episodes: list[list[Frames]] = []
+        self.spool = spool
         self._twin, self._stride, self._steps = twin, stride, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -40,7 +42,7 @@ class TakePictures(gym.Wrapper):
         obs, info = self.env.reset(seed=seed, options=options)
         if self._twin is not None:
             self._check(obs, self._twin.reset(seed=seed, options=options)[0])
-        self.episodes.append([])
+        self.spool.start()
         self._steps = 0
         self._take()
         return obs, info
@@ -62,7 +64,7 @@ class TakePictures(gym.Wrapper):
             self._twin.close()
 
     def _take(self) -> None:
-        self.episodes[-1].append(render_frame(self._twin if self._twin is not None else self.env).copy())
+        self.spool.add(render_frame(self._twin if self._twin is not None else self.env))
 
     def _check(self, obs: Any, twin_obs: Any) -> None:
         same = (
@@ -103,9 +105,9 @@ def picture_stride(env: gym.Env, fps: float) -> tuple[int, float]:
     return stride, own / stride
 
 
-def make_clip(pictures: list[Frames], episode: Episode, stride: int) -> EpisodeClip:
-    """Return an episode's pictures with the reward and true success of the steps they show."""
+def make_clip(pictures: Frames, episode: Episode, stride: int) -> EpisodeClip:
+    """Return an episode's pictures, shape (T, H, W, 3), with the reward and true success of the steps they show."""
     steps = np.arange(len(pictures)) * stride
     first: bool | None = None if episode.success[0] is None else False
     rewards = np.array([math.nan, *episode.vlm_rewards], dtype=np.float32)
-    return EpisodeClip(np.stack(pictures), rewards[steps], [[first, *episode.success][step] for step in steps])
+    return EpisodeClip(pictures, rewards[steps], [[first, *episode.success][step] for step in steps])

@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
-from vlmreward.agents.checkpoint import CheckpointStore, replace_text
+from vlmreward.agents.checkpoint import CheckpointStore
 from vlmreward.cli.settings import TrainSettings
-from vlmreward.errors import CheckpointError, StorageError
+from vlmreward.errors import CheckpointError, ConfigError, StorageError
+from vlmreward.video.atomic import storage_errors, write_bytes
 
 CONFIG, RESULT, METRICS = "config.yaml", "result.json", "metrics.jsonl"
 PACKAGES = (
@@ -59,15 +60,11 @@ class RunFolder:
         folder = Path(path) if path else _free_path(Path("runs") / run_name(settings, with_time=True))
         if (folder / CONFIG).exists():
             raise StorageError(f"run_dir {folder} holds a run already: go on with resume={folder}, or choose another")
-        try:
+        with storage_errors(folder, making=True):
             folder.mkdir(parents=True, exist_ok=True)
-            run = cls(folder)
-            run.lock()
-            run.write_config(settings)
-        except OSError as e:
-            if isinstance(e, StorageError):
-                raise
-            raise StorageError(f"run folder {folder} can't be written ({(e.strerror or str(e)).lower()})") from e
+        run = cls(folder)
+        run.lock()
+        run.write_config(settings)
         return run
 
     @classmethod
@@ -93,17 +90,19 @@ class RunFolder:
         """Keep other processes from training in this folder; the lock ends with the process.
 
         Raises:
-            StorageError: Another process has it.
+            StorageError: Another process has it, or the folder can't be written.
         """
-        descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        with storage_errors(self.path):
+            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             os.close(descriptor)
             raise StorageError(f"{self.path} is being trained by another process: wait for it or stop it") from e
         self._lock = descriptor
-        for half in self.path.glob(".*.new"):  # what a kill left of a file that was being replaced
-            half.unlink(missing_ok=True)
+        for pattern in (".*.new", ".*.tmp.*"):  # what a kill left of a file that was being replaced
+            for half in self.path.glob(pattern):
+                half.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Let others train in this folder."""
@@ -114,7 +113,21 @@ class RunFolder:
     def write_config(self, settings: TrainSettings) -> None:
         """Write ``config.yaml``."""
         text = yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120)
-        replace_text(self.path / CONFIG, text)
+        write_bytes(self.path / CONFIG, text.encode())
+
+    def check_length(self, settings: TrainSettings) -> None:
+        """Refuse settings that end before what has been learned: the run's config and result would disagree.
+
+        Raises:
+            ConfigError: They do.
+        """
+        names = self.checkpoints.names()
+        done = int(names[-1].removeprefix("step_")) if names else 0
+        if settings.total_timesteps < done:
+            raise ConfigError(
+                f"total_timesteps={settings.total_timesteps} is less than the {done} steps that {self.path} has done: "
+                "give more, or leave it out"
+            )
 
     def remove_result(self) -> None:
         """Remove ``result.json``, if there is one."""
@@ -127,14 +140,14 @@ class RunFolder:
         return path
 
 
-def run_name(settings: TrainSettings, with_time: bool = False) -> str:
-    """Return ``<env>__<reward>__<agent>__seed<k>``, and the time if wanted."""
+def run_name(settings: TrainSettings, agent: str = "", with_time: bool = False) -> str:
+    """Return ``<env>__<reward>__<agent>__seed<k>``, and the time if wanted; ``agent`` may stand for the run's own."""
     env = settings.env.name if settings.env.name != "gym" else settings.env.id.replace("/", "-")
     # what an agent learned from must show: a baseline on the environment's own reward is no text goal
     reward = {"env": "env_reward", "add": f"{settings.reward['name']}_and_env"}.get(
         settings.reward.get("combine", "replace"), settings.reward["name"]
     )
-    name = f"{env}__{reward}__{settings.agent['name']}__seed{settings.seed}"
+    name = f"{env}__{reward}__{agent or settings.agent['name']}__seed{settings.seed}"
     return f"{name}__{time.strftime('%Y%m%d-%H%M%S')}" if with_time else name
 
 
@@ -148,7 +161,7 @@ def slug(text: str, most: int = 40) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON in one step."""
-    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def describe_machine() -> dict[str, Any]:

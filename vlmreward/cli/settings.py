@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli.environments import EnvFactory, find_spec, find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
+from vlmreward.cli.values import flag, whole
 from vlmreward.errors import CheckpointError, ConfigError
+from vlmreward.registry import suggest
 from vlmreward.wrappers.action_repeat import check_repeat
 
 DEFAULT_TIMESTEPS = 100_000
 # What may differ between a run and its resumption: nothing that changes what is learned from a given state.
 MAY_CHANGE = ("total_timesteps", "device", "threads", "checkpoint_every", "eval")
+NOT_KEPT = ("run_dir", "experiment")  # settings of train that a run's config does not hold
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ class EvalSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _whole("eval.every", self.every, 1, optional=True)
-        _whole("eval.episodes", self.episodes, 1)
-        _whole("eval.seed", self.seed, 0)
+        if self.every is not None:
+            _settle(self, every=whole("eval.every", self.every, 1))
+        _settle(self, episodes=whole("eval.episodes", self.episodes, 1), seed=whole("eval.seed", self.seed, 0))
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,12 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name in ("total_timesteps", "n_envs", "encode_batch", "checkpoint_every"):
-            _whole(name, getattr(self, name), 1)
-        _whole("seed", self.seed, 0)
+            _settle(self, **{name: whole(name, getattr(self, name), 1)})
+        _settle(self, seed=whole("seed", self.seed, 0))
         if self.threads != "auto":
-            _whole("threads", self.threads, 1)
+            _settle(self, threads=whole("threads", self.threads, 1))
         for name in ("subprocess", "normalise_obs"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
+            flag(name, getattr(self, name))
 
     def to_config(self) -> dict[str, Any]:
         """Return nested plain values, as they are written to ``config.yaml``."""
@@ -149,7 +151,14 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         VlmRewardError: A setting is unknown, out of range, or does not fit another one.
     """
     env = composed["env"]
-    tasks = find_tasks(env["id"])
+    for group, key in (("env", "name"), ("env", "id"), ("agent", "name")):
+        if (composed[group] or {}).get(key) is None:
+            raise ConfigError(f"the config of the {group} lacks {key!r}: write {key}: ... into its YAML file")
+    env_id, kwargs = str(env["id"]), env.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise ConfigError(f"env.kwargs must hold <name>: <value>, got {kwargs!r}")
+    tasks = find_tasks(env_id)
+    _refuse_task_among(kwargs, bool(tasks))
     task = None if env.get("task") is None else str(env["task"])
     goal = settle_goal(tasks, composed["goal"], composed["baseline"], task, env.get("default_task"))
     spec = get_agent(str(composed["agent"]["name"]))
@@ -158,11 +167,9 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     timesteps = _given(composed["total_timesteps"], measured.pop("total_timesteps", DEFAULT_TIMESTEPS))
     n_envs = _given(composed["n_envs"], measured.pop("n_envs", 1))
     normalise_obs = _given(composed["normalise_obs"], measured.pop("normalise_obs", False))
-    tenth = max(1, int(timesteps) // 10) if _is_whole(timesteps) else 1
+    timesteps = whole("total_timesteps", timesteps, 1)
     settings = TrainSettings(
-        env=EnvSettings(
-            env["name"], env["id"], dict(env["kwargs"] or {}), goal.task, bool(tasks), env.get("action_repeat", 1)
-        ),
+        env=EnvSettings(str(env["name"]), env_id, dict(kwargs), goal.task, bool(tasks), env.get("action_repeat", 1)),
         encoder=dict(composed["encoder"]),
         reward=dict(composed["reward"]),
         agent=_merge(measured, composed["agent"]),
@@ -176,7 +183,7 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         subprocess=composed["subprocess"],
         encode_batch=composed["encode_batch"],
         normalise_obs=normalise_obs,
-        checkpoint_every=_given(composed["checkpoint_every"], tenth),
+        checkpoint_every=_given(composed["checkpoint_every"], max(1, timesteps // 10)),
         eval=EvalSettings(**composed["eval"]),
     )
     return settings, goal.note
@@ -198,11 +205,13 @@ def change_goal(settings: TrainSettings, asked: Mapping[str, Any]) -> tuple[Trai
         The settings, and a note for the user or "".
 
     Raises:
-        ConfigError: Actions would be held for another number of steps than the agent has learned with.
+        ConfigError: Actions would be held for another number of steps than the agent has learned with, or the task is
+            given in the wrong place.
     """
     env = asked["env"]
     if "action_repeat" in env:
         raise ConfigError("env.action_repeat belongs to the run and can't change: leave it out")
+    _refuse_task_among(env.get("kwargs") or {}, settings.env.has_tasks)
     kwargs = {**settings.env.kwargs, **(env.get("kwargs") or {})}
     goal, baseline, task, note = settings.goal, settings.baseline, settings.env.task, ""
     if asked["goal"] is not None or asked["baseline"] is not None or env.get("task") is not None:
@@ -227,22 +236,45 @@ def change_for_resume(settings: TrainSettings, asked: Mapping[str, Any]) -> Trai
     Raises:
         ConfigError: Another key is asked for.
     """
+    own = _fields(settings)
     for key in asked:
+        if (head := key.partition(".")[0]) not in (*own, *NOT_KEPT):
+            raise ConfigError(f"unknown setting {key!r}: {suggest(head, own)}")
         if key not in MAY_CHANGE:
             raise ConfigError(
                 f"{key} can't change when a run is resumed, only {', '.join(MAY_CHANGE)} can: start a new run for that"
             )
-    fields = {**_fields(settings), **asked}
+    changed = {**own, **asked}
     if "eval" in asked:
-        try:
-            fields["eval"] = EvalSettings(**{**asdict(settings.eval), **asked["eval"]})
-        except TypeError as e:
-            raise ConfigError(f"unknown setting in eval: {e}") from e
-    return TrainSettings(**fields)
+        known = {f"eval.{f.name}" for f in fields(EvalSettings)}
+        if not isinstance(asked["eval"], Mapping):
+            names = ", ".join(sorted(known))
+            raise ConfigError(f"eval is a group of settings, got {asked['eval']!r}: write eval.<name>=<value>: {names}")
+        for key in asked["eval"]:
+            if f"eval.{key}" not in known:
+                raise ConfigError(f"unknown setting 'eval.{key}': {suggest(f'eval.{key}', known)}")
+        changed["eval"] = EvalSettings(**{**asdict(settings.eval), **asked["eval"]})
+    return TrainSettings(**changed)
 
 
 def _fields(settings: TrainSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in TrainSettings.__dataclass_fields__}
+
+
+def _settle(settings: Any, **values: Any) -> None:
+    """Put checked values in the place of those given, in a frozen dataclass that is being made."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+
+
+def _refuse_task_among(kwargs: Mapping[str, Any], has_tasks: bool) -> None:
+    """Refuse a task that would be overridden; an environment of another project may well have such an argument.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if has_tasks and "task" in kwargs:
+        raise ConfigError(f"the task is no argument of its own: write env.task={kwargs['task']}, not env.kwargs.task")
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,14 +283,3 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         mine = merged.get(key)
         merged[key] = _merge(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whole(name: str, value: object, low: int, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ConfigError(f"{name} must be a whole number >= {low}, got {value!r}")

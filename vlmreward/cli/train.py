@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,14 +19,18 @@ from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import change_for_resume, resolve
 from vlmreward.errors import ConfigError
 
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # 1e6, a word in YAML
+
 
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
     arguments = parse_arguments(argv)
     refuse_words("train", arguments)
-    if "resume" in arguments.literals:
-        run, settings = RunFolder.open(arguments.literals["resume"][-1])
-        settings = change_for_resume(settings, _changes(arguments))
+    if (resumed := arguments.path("resume")) is not None:
+        run, before = RunFolder.open(resumed)
+        settings = change_for_resume(before, _changes(arguments))
+        if settings.total_timesteps != before.total_timesteps:
+            run.check_length(settings)
         note = ""
     else:
         run = None
@@ -39,7 +44,7 @@ def main(argv: list[str]) -> int:
     session = Session(settings)  # before the folder: what the user gets wrong leaves nothing behind
     try:
         if run is None:
-            run = RunFolder.create(settings, arguments.literals.get("run_dir", (None,))[-1])
+            run = RunFolder.create(settings, arguments.path("run_dir"))
         else:
             run.lock()
             run.write_config(settings)
@@ -52,15 +57,17 @@ def main(argv: list[str]) -> int:
 
 
 def refuse_words(command: str, arguments: Arguments) -> None:
-    """Refuse arguments that are no settings, with a guess at what was meant.
+    """Refuse arguments that are no settings, with a guess at what was meant; and settings of a command without any.
 
     Raises:
         ConfigError: There is one.
     """
+    from vlmreward.cli.groups import PRIMARY, list_groups
+
+    if command.replace("-", "_") not in PRIMARY and arguments.keys():
+        raise ConfigError(f"{command} has no settings, got {arguments.keys()[0]!r}: leave it out")
     if not arguments.words:
         return
-    from vlmreward.cli.groups import list_groups
-
     word = arguments.words[0]
     for group, options in list_groups(arguments.config_dir).items():
         if word in options:
@@ -93,7 +100,7 @@ def _changes(arguments: Arguments) -> dict[str, Any]:
     """Return what the user wants changed in a run that is resumed."""
     changes: dict[str, Any] = {}
     for key in arguments.literals:
-        if key != "resume":
+        if key != "resume" and (key != "run_dir" or arguments.path(key) is not None):
             changes[key] = None  # prompts and paths can't change; the settings say so
     for override in arguments.overrides:
         key, _, value = override.partition("=")
@@ -101,9 +108,13 @@ def _changes(arguments: Arguments) -> dict[str, Any]:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as e:
             raise ConfigError(f"can't read the value of {override!r}: give a number, a word or true/false") from e
+        if isinstance(parsed, str) and _EXPONENT.fullmatch(parsed):
+            parsed = float(parsed)
         head, _, last = key.lstrip("+").partition(".")
         if last and head == "eval":
-            changes.setdefault("eval", {})[last] = parsed
+            group = changes.setdefault("eval", {})
+            if isinstance(group, dict):  # else eval=3 stands before it, and will be refused
+                group[last] = parsed
         else:
             changes[head if not last else key] = parsed
     return changes

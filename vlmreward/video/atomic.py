@@ -5,22 +5,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from vlmreward.errors import StorageError
 
-_REASONS = {
+_FULL = {
     errno.ENOSPC: "no room left on the disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file is larger than the limit allows",
+}
+_REFUSED = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EEXIST: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder",
+    errno.ENOENT: "there can be no such file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a link of the path leads back to itself",
 }
 
 
@@ -31,13 +37,18 @@ def storage_error(path: Path, number: int) -> StorageError:
         path: The file that was asked for.
         number: The operating system's error number.
     """
-    reason = _REASONS.get(number, os.strerror(number))
-    return StorageError(f"can't write {path}: {reason}; free some room or choose another folder")
+    reason = {**_FULL, **_REFUSED}.get(number, os.strerror(number).lower())
+    advice = "choose another path" if number in _REFUSED else "free some room or choose another folder"
+    return StorageError(f"can't write {path}: {reason}; {advice}")
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path, making: bool = False) -> Iterator[None]:
     """Turn the operating system's refusals to write into one line about ``path``.
+
+    Args:
+        path: The file or folder that was asked for.
+        making: The block makes files only: a missing one means that the place takes none, as in ``/proc``.
 
     Raises:
         StorageError: The disk is full or read-only, or the folder can't be written.
@@ -45,9 +56,25 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno in _REASONS:
+        if e.errno in (*_FULL, *_REFUSED) and (making or e.errno != errno.ENOENT):
             raise storage_error(path, e.errno) from e
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that can't be written, so that this is told before hours of work; nothing is left or made.
+
+    Raises:
+        StorageError: The name belongs to a folder, or its folder can't be made or written.
+    """
+    with storage_errors(path, making=True):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = path.parent
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):  # some file systems refuse although the permissions are there
+            pass
 
 
 def open_temporary(path: Path) -> Path:
@@ -60,7 +87,7 @@ def open_temporary(path: Path) -> Path:
         StorageError: The folder can't be written.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
-    with storage_errors(path):
+    with storage_errors(path, making=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
     return temporary

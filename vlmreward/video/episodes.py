@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,11 @@ def check_formats(formats: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
+def clip_paths(stem: Path, formats: Iterable[str]) -> dict[str, Path]:
+    """Return the file of each format; a dot in the name of ``stem`` is part of the name."""
+    return {form: stem.with_name(f"{stem.name}.{form}") for form in formats}
+
+
 def write_clips(
     stem: Path,
     clips: Sequence[EpisodeClip],
@@ -107,8 +112,7 @@ def write_clips(
         StorageError: The disk is full, or the folder can't be written.
     """
     written: dict[str, Path] = {}
-    for form in check_formats(formats):
-        path = stem.with_name(f"{stem.name}.{form}")
+    for form, path in clip_paths(stem, check_formats(formats)).items():
         if form == "mp4":
             write_mp4(path, annotate_clips(clips, goal, fps, note, settings), fps)
         elif form == "gif":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class OverlaySettings:
             if value < low:
                 raise ConfigError(f"video.{name} must be at least {low}, got {value}")
         if self.font and not Path(self.font).is_file():
-            raise ConfigError(f"video.font is no file: {self.font}: give the path of a .ttf or .otf file")
+            raise ConfigError(f"font={self.font} is no file: give the path of a .ttf or .otf file")
 
 
 @functools.lru_cache(maxsize=16)
@@ -77,6 +78,24 @@ def load_font(size: int, path: str = "") -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(path, size)
     except OSError as e:
         raise ConfigError(f"can't read the font {path}: give the path of a .ttf or .otf file") from e
+
+
+def missing_letters(text: str, path: str = "") -> str:
+    """Return the letters of a text that a font lacks, each once; it would show a box in their place.
+
+    Args:
+        text: What is to be drawn.
+        path: As for :func:`load_font`.
+    """
+    font = load_font(24, path)
+    box = _glyph(font, "\U0010ffff")  # the last code point, which never stands for a letter
+    shown = (c for c in dict.fromkeys(text) if unicodedata.category(c)[0] not in "CZ")  # no control, no space
+    return "".join(c for c in shown if _glyph(font, c) == box)
+
+
+def _glyph(font: ImageFont.FreeTypeFont, letter: str) -> tuple[tuple[int, int], bytes]:
+    mask = font.getmask(letter)
+    return mask.size, bytes(mask)
 
 
 def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
