@@ -88,14 +88,15 @@ def missing_letters(text: str, path: str = "") -> str:
         path: As for :func:`load_font`.
     """
     font = load_font(24, path)
-    box = _glyph(font, "\U0010ffff")  # the last code point, which never stands for a letter
+    box = _draw_letter(font, "\U0010ffff")  # the last code point, which never stands for a letter
     shown = (c for c in dict.fromkeys(text) if unicodedata.category(c)[0] not in "CZ")  # no control, no space
-    return "".join(c for c in shown if _glyph(font, c) == box)
+    return "".join(c for c in shown if _draw_letter(font, c) == box)
 
 
-def _glyph(font: ImageFont.FreeTypeFont, letter: str) -> tuple[tuple[int, int], bytes]:
-    mask = font.getmask(letter)
-    return mask.size, bytes(mask)
+def _draw_letter(font: ImageFont.FreeTypeFont, letter: str) -> bytes:
+    picture = Image.new("L", (64, 64))
+    ImageDraw.Draw(picture).text((8, 8), letter, font=font, fill=255)
+    return picture.tobytes()
 
 
 def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
