@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from vlmreward.agents.checkpoint_tree import read_tree, write_tree
 from vlmreward.errors import CheckpointError, StorageError
 
@@ -92,7 +94,7 @@ class CheckpointStore:
             temporary.rename(final)
             sync(self.folder)
             replace_text(self.folder / ("best" if best else "latest"), name)
-        except (OSError, RuntimeError) as e:
+        except (OSError, RuntimeError, SafetensorError) as e:
             shutil.rmtree(temporary, ignore_errors=True)
             # safetensors reports a full disk as its own error
             if not isinstance(e, OSError) and "os error" not in str(e).lower():
