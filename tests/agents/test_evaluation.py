@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 from vlmreward.agents.evaluation import Episode, mean_interval, proportion, run_episodes, summarise
 from vlmreward.agents.policies import HoldPolicy, RandomPolicy, ZeroPolicy
@@ -52,7 +53,7 @@ def test_episode_that_never_ends_is_refused(dots: Any, monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match=r"not ended after 9 steps.*env\.kwargs\.max_episode_steps"):
         run_episodes([dots.Env()], GoRight(1), 1, 0)
     limited = dots.Env()
-    limited.spec = gym.envs.registration.EnvSpec("Dots-v0", max_episode_steps=50)
+    limited.spec = EnvSpec("Dots-v0", max_episode_steps=50)
     assert run_episodes([limited], GoRight(1), 1, 0)[0].length == dots.length
 
 
@@ -151,7 +152,6 @@ def test_frame_that_the_renderer_refuses_leaves_its_episode_unscored(dots: Any, 
 
 
 def test_zero_policy_does_nothing(dots: Any) -> None:
-    import gymnasium as gym
 
     assert ZeroPolicy(gym.spaces.Discrete(3), 2).act(None).tolist() == [0, 0]
     assert ZeroPolicy(gym.spaces.Discrete(3, start=2), 1).act(None).tolist() == [2]

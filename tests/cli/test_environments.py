@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,10 +13,11 @@ import pytest
 from vlmreward.cli.environments import EnvFactory, find_class, find_spec
 from vlmreward.errors import ConfigError, DependencyNotInstalled
 from vlmreward.testing.fakes import PixelEnv
+from vlmreward.wrappers.capture_frames import render_frame
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Write a module that registers an environment of its own when it is imported."""
     (tmp_path / "their_envs.py").write_text(
         "import gymnasium as gym\n"
@@ -32,7 +34,7 @@ def test_environment_of_a_module_of_ones_own(module: str) -> None:
     assert find_class(f"{module}:Theirs-v0") is PixelEnv
     env = EnvFactory(f"{module}:Theirs-v0", {"size": 20})()
     env.reset(seed=0)
-    assert env.render().shape == (20, 20, 3)
+    assert render_frame(env).shape == (20, 20, 3)
 
 
 def test_module_that_is_not_there() -> None:
