@@ -86,6 +86,8 @@ def make_algorithm(
         with warnings.catch_warnings():
             # n_steps reaches our buffer through its own arguments, so SB3's "n_steps is ignored" is not true here
             warnings.filterwarnings("ignore", message=r".*`n_steps=\d+` is ignored.*")
+            if scorer is None:  # it only acts, in another number of environments than it has learned in
+                warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
             return algorithm(env=vec_env, seed=seed, device=device, **hyperparameters)
     except (ValueError, AssertionError, TypeError, NotImplementedError) as e:
         if isinstance(e, ConfigError):

@@ -3,6 +3,7 @@
     python benchmarks/text_goals.py cartpole         # 4 goals; 5 seeds of the first, one of the others; matrix
     python benchmarks/text_goals.py mountaincar      # 5 seeds
     python benchmarks/text_goals.py humanoid         # one pose, and the same with the hand-written reward
+    python benchmarks/text_goals.py humanoid --total-timesteps 600000   # twice as long; results in a folder of its own
     python benchmarks/text_goals.py cartpole --table # only print what there is
 
 Every run is a `vlmreward train` with the environment's defaults, then `vlmreward evaluate` of 100 episodes (1000 of a
@@ -63,7 +64,7 @@ STUDIES = {
     ),
     "mountaincar": Study("vlmreward/MountainCar-v0", ("top",)),
     "humanoid": Study(
-        "vlmreward/Humanoid-v0", ("lotus",), seeds=(0,), policies=("random", "zero", "hold"), env_reward=True
+        "vlmreward/Humanoid-v0", ("lotus",), seeds=(0, 1), policies=("random", "zero", "hold"), env_reward=True
     ),
 }
 
@@ -95,17 +96,18 @@ def curve(path: Path, points: int = 40) -> dict[str, list[Any]]:
     return {key: [round(lines[i][key], 4) for i in chosen] for key in keys}
 
 
-def study_run(env: str, task: str, seed: int, reward: str, folder: Path, threads: int) -> None:
+def study_run(env: str, task: str, seed: int, reward: str, steps: int | None, folder: Path, threads: int) -> None:
     """Train one agent, evaluate it on every goal and start, and write its JSON."""
     target = folder / f"{task}__seed{seed}{'' if reward == 'vlm' else '__env_reward'}.json"
     if target.exists():
         return
     study = STUDIES[env]
-    learn_from = () if reward == "vlm" else ("reward.combine=env",)
+    settings = [] if reward == "vlm" else ["reward.combine=env"]
+    settings += [] if steps is None else [f"total_timesteps={steps}"]
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
         goal = f"goal={goal_of(env, task)}"
-        command("train", f"env={env}", goal, f"seed={seed}", f"run_dir={run}", *learn_from, threads=threads)
+        command("train", f"env={env}", goal, f"seed={seed}", f"run_dir={run}", *settings, threads=threads)
         trained = json.loads((run / "result.json").read_text())
         keys = ("env", "goal", "encoder", "reward", "agent", "seed", "versions", "timesteps", "cpus", "threads")
         result = {key: trained[key] for key in (*keys, "git_commit")}
@@ -170,15 +172,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env", choices=sorted(STUDIES))
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one torch thread each if above 1")
+    parser.add_argument("--total-timesteps", type=int, help="other than the environment's own")
     parser.add_argument("--table", action="store_true", help="print the results there are")
     arguments = parser.parse_args()
-    folder = HERE / "results" / arguments.env
+    folder, steps = HERE / "results" / arguments.env, arguments.total_timesteps
     if not arguments.table:
         study_trivial(arguments.env, folder)
+    folder = folder / f"{steps}_actions" if steps else folder
+    if not arguments.table:
         threads = 2 if arguments.jobs == 1 else 1
         with ThreadPoolExecutor(arguments.jobs) as pool:
             jobs = [
-                pool.submit(study_run, arguments.env, *run, folder, threads) for run in STUDIES[arguments.env].runs()
+                pool.submit(study_run, arguments.env, *run, steps, folder, threads)
+                for run in STUDIES[arguments.env].runs()
             ]
             for job in jobs:
                 job.result()
