@@ -7,6 +7,7 @@ The set-up must be done (``make setup``): the command is timed without it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ MORE = ("wall_seconds", "phase_seconds", "frames")
 
 def main() -> None:
     """Run, and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
         start = time.perf_counter()
