@@ -37,6 +37,15 @@ def test_measured_settings_are_those_of_the_chosen_algorithm() -> None:
     assert settle("agent=a2c").agent == {"name": "a2c", "policy": "MlpPolicy"}
 
 
+def test_baseline_that_nothing_uses_is_told() -> None:
+    def note(*argv: str) -> str:
+        return resolve(compose("train", parse_arguments(["env=cartpole", *argv])))[1]
+
+    assert note() == ""  # the task's own, for whoever sets alpha
+    assert note("baseline=pole and cart") == "the baseline is not used: reward.alpha is 0"
+    assert note("baseline=pole and cart", "reward.alpha=0.5") == ""
+
+
 def test_config_file_gives_the_same_settings_back() -> None:
     settings = settle(
         "goal=it's, a [goal] = ${x} 倒立", "goal=two", "eval.every=500", "agent.policy_kwargs.net_arch=[8]"

@@ -186,7 +186,9 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         checkpoint_every=_given(composed["checkpoint_every"], max(1, timesteps // 10)),
         eval=EvalSettings(**composed["eval"]),
     )
-    return settings, goal.note
+    unused = composed["baseline"] is not None and settings.reward.get("alpha") == 0
+    notes = [goal.note, "the baseline is not used: reward.alpha is 0" if unused else ""]
+    return settings, "; ".join(note for note in notes if note)
 
 
 def _given(asked: Any, otherwise: Any) -> Any:
