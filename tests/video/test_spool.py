@@ -63,5 +63,5 @@ def test_full_disk_is_one_line(monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **options: Full())
     with FrameSpool() as spool:
         spool.start()
-        with pytest.raises(StorageError, match="no room left on the disk"):
+        with pytest.raises(StorageError, match="set TMPDIR to a folder with room"):
             spool.add(picture(1))

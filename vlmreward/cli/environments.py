@@ -44,6 +44,8 @@ class EnvFactory:
         except VlmRewardError:
             raise
         except (TypeError, ValueError, AssertionError) as e:  # Gymnasium asserts what it is given
+            if not self.kwargs:
+                raise
             raise ConfigError(f"environment {self.id} does not take env.kwargs {dict(self.kwargs)} ({_line(e)})") from e
         except gym.error.DependencyNotInstalled as e:
             raise _missing(self.id, e) from e

@@ -1,4 +1,8 @@
-"""Names of the files that ``evaluate`` and ``record`` write: what differs in content must differ in name."""
+"""Names of the files that ``evaluate`` and ``record`` write: whatever is asked otherwise than usual is in the name.
+
+An evaluation stands in its run's folder. A clip stands beside those of other runs and has no more of a run in its name
+than environment, reward, algorithm and seed: runs that differ in other settings need another ``out``.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +56,8 @@ def evaluation_path(subject: Subject) -> Path | None:
         parts.append(f"{options['episodes']}-episodes")
     if options["policy"] == "agent" and not options["deterministic"]:
         parts.append("sampled")
+    if not options["score"]:
+        parts.append("unscored")
     return subject.run.path / f"{'__'.join(parts)}__seed{options['seed']}.json"
 
 

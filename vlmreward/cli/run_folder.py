@@ -19,7 +19,7 @@ import yaml
 from vlmreward.agents.checkpoint import CheckpointStore
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import CheckpointError, ConfigError, StorageError
-from vlmreward.video.atomic import storage_errors, write_bytes
+from vlmreward.video.atomic import storage_errors, temporary_pattern, write_bytes
 
 CONFIG, RESULT, METRICS = "config.yaml", "result.json", "metrics.jsonl"
 PACKAGES = (
@@ -99,9 +99,14 @@ class RunFolder:
         except BlockingIOError as e:
             os.close(descriptor)
             raise StorageError(f"{self.path} is being trained by another process: wait for it or stop it") from e
+        except OSError as e:
+            os.close(descriptor)
+            raise StorageError(
+                f"{self.path} can't be locked ({(e.strerror or str(e)).lower()}): use a local disk"
+            ) from e
         self._lock = descriptor
-        for pattern in (".*.new", ".*.tmp.*"):  # what a kill left of a file that was being replaced
-            for half in self.path.glob(pattern):
+        for name in (CONFIG, RESULT):  # what a kill left of a file that was being replaced
+            for half in self.path.glob(temporary_pattern(Path(name))):
                 half.unlink(missing_ok=True)
 
     def unlock(self) -> None:

@@ -77,6 +77,11 @@ def check_writable(path: Path) -> None:
             pass
 
 
+def temporary_pattern(path: Path) -> str:
+    """Return the pattern of the names that temporary files of ``path`` have, for whoever removes what a kill left."""
+    return f".{path.stem}.????????.tmp{path.suffix}"
+
+
 def open_temporary(path: Path) -> Path:
     """Make an empty file beside the wanted one, in a folder that is made when missing.
 

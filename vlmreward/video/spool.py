@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
 
-from vlmreward.errors import FramesError
+from vlmreward.errors import FramesError, StorageError
 from vlmreward.types import Frames
-from vlmreward.video.atomic import storage_errors
+
+
+@contextlib.contextmanager
+def _no_room() -> Iterator[None]:
+    """Tell what to do about a temporary directory that can't take the pictures."""
+    try:
+        yield
+    except OSError as e:
+        reason = (e.strerror or str(e)).lower()
+        raise StorageError(
+            f"pictures can't be kept in {tempfile.gettempdir()} ({reason}): set TMPDIR to a folder with room, "
+            "about 70 MB an episode at size=480"
+        ) from e
 
 
 class FrameSpool:
@@ -25,8 +38,7 @@ class FrameSpool:
     """
 
     def __init__(self) -> None:
-        self._path = Path(tempfile.gettempdir()) / "pictures"  # for messages; the file has no name
-        with storage_errors(self._path):
+        with _no_room():
             self._file = tempfile.TemporaryFile(prefix="vlmreward-")  # noqa: SIM115 (closed by close())
         self._starts: list[int] = []  # offset of each episode in the file
         self._counts: list[int] = []
@@ -56,13 +68,13 @@ class FrameSpool:
             self._shapes[-1] = frame.shape
         if frame.shape != self._shapes[-1]:
             raise FramesError(f"all pictures of an episode must be {self._shapes[-1]}, got {frame.shape}")
-        with storage_errors(self._path):
+        with _no_room():
             self._file.write(np.ascontiguousarray(frame, dtype=np.uint8).data)
         self._counts[-1] += 1
 
     def episode(self, number: int) -> Frames:
         """Return the pictures of an episode, uint8, shape (T, H, W, 3), read from the disk when they are used."""
-        with storage_errors(self._path):
+        with _no_room():
             self._file.flush()
         shape = (self._counts[number], *self._shapes[number])
         return np.memmap(self._file, np.uint8, "r", self._starts[number], shape)
