@@ -1,6 +1,6 @@
 """Hold each action for several steps of the environment: fewer frames to draw and encode a second of its time.
 
-Stepping can be far cheaper than encoding (cart-pole: 5 s against 118 s, ``benchmarks/results/demo.json``). Holding
+Stepping can be far cheaper than encoding (cart-pole: 6 s against 136 s, ``benchmarks/results/demo.json``). Holding
 actions for some steps is usual: DQN (Mnih et al. 2015) does it, and so do agents from pixels on the DeepMind Control
 Suite (e.g. DrQ, arXiv 2004.13649).
 """
