@@ -137,6 +137,7 @@ def study_trivial(env: str, folder: Path) -> None:
         return
     study = STUDIES[env]
     table: dict[str, Any] = {}
+    versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "evaluation.json"
         for policy in study.policies:
@@ -145,8 +146,9 @@ def study_trivial(env: str, folder: Path) -> None:
                     asked = (f"env.task={task}", f"policy={policy}", "episodes=1000", "score=false", f"out={out}")
                     command("evaluate", f"env={env}", *asked, *settings, threads=1)
                     table.setdefault(policy, {}).setdefault(task, {})[name] = success(out)
+                    versions = json.loads(out.read_text())["versions"]
     folder.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(table, indent=2) + "\n")
+    target.write_text(json.dumps({"versions": versions, "success": table}, indent=2) + "\n")
 
 
 def print_table(env: str, folder: Path) -> None:
@@ -157,7 +159,7 @@ def print_table(env: str, folder: Path) -> None:
     for path in sorted(folder.glob("*__seed*.json")):
         rows[path.stem] = json.loads(path.read_text())["success"]
     if (folder / "trivial.json").exists():
-        rows |= json.loads((folder / "trivial.json").read_text())
+        rows |= json.loads((folder / "trivial.json").read_text())["success"]
     print(f"| agent | {' | '.join(study.tasks)} |" + "".join(f" own goal, start {s} |" for s in others))
     print("|---" * (len(study.tasks) + len(study.starts)) + "|")
     for name, row in rows.items():

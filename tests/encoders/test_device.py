@@ -195,6 +195,15 @@ def test_one_embedding_that_is_not_finite_is_nan_and_the_others_stay():
     assert out[good] == pytest.approx(Replicas(Tower(), CONFIG, [CPU], "fp32").encode(frames)[good], abs=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_batch_without_a_finite_embedding_ends_nothing_once_there_was_one(size):
+    tower = Tower()
+    replicas = Replicas(tower, CONFIG, [CPU], "fp32")
+    replicas.encode(random_frames(2))
+    tower.weight.data.fill_(float("nan"))
+    assert np.isnan(replicas.encode(random_frames(size))).all()
+
+
 def test_an_all_zero_feature_is_refused():
     tower = Tower()
     tower.weight.data.zero_()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from vlmreward.errors import ConfigError, VlmRewardError
 from vlmreward.registry import suggest
+from vlmreward.video.atomic import DISK_FULL, PLACE_REFUSED
 
 # name -> (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -24,11 +25,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
 }
-
-# What the operating system says of a place that takes no file; anything else that it says is a fault of ours.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
@@ -84,10 +80,12 @@ def run_command(name: str, rest: list[str]) -> int:
             raise
         return _fail(label, e)
     except OSError as e:
-        if debug or not (e.errno in _FULL or (e.errno in _REFUSED and e.filename)):
+        # a file that isn't there is a fault of ours: what the user names is looked for before it is opened
+        place = e.errno in PLACE_REFUSED and e.errno != errno.ENOENT and e.filename
+        if debug or not (e.errno in DISK_FULL or place):
             raise
         where = f" ({e.filename})" if e.filename else ""
-        advice = "free some space or choose another folder" if e.errno in _FULL else "choose another path"
+        advice = "free some space or choose another folder" if e.errno in DISK_FULL else "choose another path"
         return _fail(label, f"{(e.strerror or 'no room').lower()}{where}: {advice}")
 
 

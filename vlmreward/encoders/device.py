@@ -287,6 +287,7 @@ class Replicas:
         ]
         # threads, not processes: the work is on the devices, and PyTorch lets go of the interpreter lock
         self._threads = ThreadPoolExecutor(len(devices), "encoder") if len(devices) > 1 else None
+        self._any_finite = False
 
     def encode(self, frames: Frames) -> FloatArray:
         """Encode frames, each device a run of neighbouring ones.
@@ -300,7 +301,7 @@ class Replicas:
 
         Raises:
             ConfigError: Not even one frame fits into a device's memory.
-            NonFiniteError: Not one embedding is finite.
+            NonFiniteError: Not one embedding has been finite so far, so that the tower is at fault and not a frame.
         """
         if self._threads is None:
             out = self.replicas[0].encode(frames)
@@ -315,7 +316,8 @@ class Replicas:
             ]
             out = np.concatenate([job.result() for job in jobs])
         bad = ~np.isfinite(out).all(axis=1)
-        if bad.all():
+        self._any_finite |= not bad.all()
+        if not self._any_finite:
             raise NonFiniteError(
                 f"no image embedding of {len(out)} is finite: use encoder.precision=fp32, or check the weights"
             )

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from vlmreward.errors import StorageError
 
-_FULL = {
+# What the operating system says of a place that takes no file.
+DISK_FULL = {
     errno.ENOSPC: "no room left on the disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file is larger than the limit allows",
 }
-_REFUSED = {
+PLACE_REFUSED = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
@@ -37,8 +38,8 @@ def storage_error(path: Path, number: int) -> StorageError:
         path: The file that was asked for.
         number: The operating system's error number.
     """
-    reason = {**_FULL, **_REFUSED}.get(number, os.strerror(number).lower())
-    advice = "choose another path" if number in _REFUSED else "free some room or choose another folder"
+    reason = {**DISK_FULL, **PLACE_REFUSED}.get(number, os.strerror(number).lower())
+    advice = "choose another path" if number in PLACE_REFUSED else "free some room or choose another folder"
     return StorageError(f"can't write {path}: {reason}; {advice}")
 
 
@@ -56,7 +57,7 @@ def storage_errors(path: Path, making: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno in (*_FULL, *_REFUSED) and (making or e.errno != errno.ENOENT):
+        if e.errno in (*DISK_FULL, *PLACE_REFUSED) and (making or e.errno != errno.ENOENT):
             raise storage_error(path, e.errno) from e
         raise
 
