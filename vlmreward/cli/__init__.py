@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
 }
 
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 

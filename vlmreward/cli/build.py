@@ -148,10 +148,11 @@ def policy_device(settings: TrainSettings) -> str:
 def set_threads(settings: TrainSettings) -> int:
     """Set how many threads torch uses in this process, and return the number.
 
-    ``auto`` leaves half of the cores to the other thread: frames are encoded beside the steps and the updates. A small
-    network has no use for many.
+    ``auto`` takes all cores; half of them where the algorithm learns from a replay buffer, because it encodes frames on
+    one thread while it updates on another. A small network has no use for many.
     """
-    automatic = max(1, min(torch.get_num_threads() // 2, MOST_THREADS))
+    shares = 2 if get_agent(str(settings.agent["name"])).scoring == "replay" else 1
+    automatic = max(1, min(torch.get_num_threads() // shares, MOST_THREADS))
     wanted = automatic if settings.threads == "auto" else int(settings.threads)
     torch.set_num_threads(wanted)
     return torch.get_num_threads()
