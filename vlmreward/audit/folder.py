@@ -87,7 +87,9 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or ()
             if "file" not in columns:
-                raise ConfigError(f"{table} has no column 'file', got {list(columns)}: its first line names the columns")
+                raise ConfigError(
+                    f"{table} has no column 'file', got {list(columns)}: its first line names the columns"
+                )
             rows = list(reader)
     except (csv.Error, UnicodeDecodeError) as e:
         raise ConfigError(f"{table} is not a CSV file in UTF-8 ({e})") from e
@@ -99,9 +101,7 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _column(
-    table: Path, rows: Sequence[Mapping[str, str]], name: str, read: Callable[[str], Any]
-) -> list[Any] | None:
+def _column(table: Path, rows: Sequence[Mapping[str, str]], name: str, read: Callable[[str], Any]) -> list[Any] | None:
     """Return a column's values, or None where there is no such column."""
     if name not in rows[0]:
         return None

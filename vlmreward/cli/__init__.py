@@ -19,6 +19,7 @@ from vlmreward.video.atomic import DISK_FULL, PLACE_REFUSED
 # name -> (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vlmreward.cli.train", "train an agent from a text goal"),
+    "audit": ("vlmreward.cli.audit", "tell before training whether a reward is any good"),
     "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
     "record": ("vlmreward.cli.record", "record evaluation videos"),
     "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),

@@ -154,11 +154,7 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     for group, key in (("env", "name"), ("env", "id"), ("agent", "name")):
         if (composed[group] or {}).get(key) is None:
             raise ConfigError(f"the config of the {group} lacks {key!r}: write {key}: ... into its YAML file")
-    env_id, kwargs = str(env["id"]), env.get("kwargs") or {}
-    if not isinstance(kwargs, Mapping):
-        raise ConfigError(f"env.kwargs must hold <name>: <value>, got {kwargs!r}")
-    tasks = find_tasks(env_id)
-    _refuse_task_among(kwargs, bool(tasks))
+    tasks = find_tasks(str(env["id"]))
     task = None if env.get("task") is None else str(env["task"])
     goal = settle_goal(tasks, composed["goal"], composed["baseline"], task, env.get("default_task"))
     spec = get_agent(str(composed["agent"]["name"]))
@@ -169,7 +165,7 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     normalise_obs = _given(composed["normalise_obs"], measured.pop("normalise_obs", False))
     timesteps = whole("total_timesteps", timesteps, 1)
     settings = TrainSettings(
-        env=EnvSettings(str(env["name"]), env_id, dict(kwargs), goal.task, bool(tasks), env.get("action_repeat", 1)),
+        env=settle_env(env, goal.task, bool(tasks)),
         encoder=dict(composed["encoder"]),
         reward=dict(composed["reward"]),
         agent=_merge(measured, composed["agent"]),
@@ -189,6 +185,19 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     unused = composed["baseline"] is not None and settings.reward.get("alpha") == 0
     notes = [goal.note, "the baseline is not used: reward.alpha is 0" if unused else ""]
     return settings, "; ".join(note for note in notes if note)
+
+
+def settle_env(page: Mapping[str, Any], task: str | None, has_tasks: bool) -> EnvSettings:
+    """Return the environment that a file of ``configs/env`` describes, with a task.
+
+    Raises:
+        ConfigError: Its arguments are no mapping, or the task is among them.
+    """
+    kwargs = page.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise ConfigError(f"env.kwargs must hold <name>: <value>, got {kwargs!r}")
+    _refuse_task_among(kwargs, has_tasks)
+    return EnvSettings(str(page["name"]), str(page["id"]), dict(kwargs), task, has_tasks, page.get("action_repeat", 1))
 
 
 def _given(asked: Any, otherwise: Any) -> Any:
