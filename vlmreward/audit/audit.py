@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,8 +119,8 @@ def audit_view(
 def audit_score(estimates: Mapping[str, Estimate]) -> Estimate:
     """Return one number to compare rewards by: the smaller of 2 AUROC - 1 and Spearman with progress, in [-1, 1].
 
-    A reward needs both, to be highest at the goal and to rise on the way to it; 0 is chance in either. Where one of them
-    is not known, it is the other.
+    A reward needs both, to be highest at the goal and to rise on the way to it; 0 is chance in either. Where one of
+    them is not known, it is the other.
     """
     parts = []
     if "auroc" in estimates:
@@ -170,6 +170,4 @@ def _padded(estimate: Estimate, count: int) -> Estimate:
 
 
 def _columns_of(sample: Sample, count: int) -> Sample:
-    from dataclasses import replace
-
     return replace(sample, scores=sample.scores[:, :count])

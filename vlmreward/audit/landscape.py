@@ -1,4 +1,4 @@
-"""Draw rewards along lines and planes through an environment's states, as in the figures of VLM-RM (arXiv 2310.12921)."""
+"""Draw rewards along lines and planes through an environment's states, as VLM-RM does (arXiv 2310.12921)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from vlmreward.audit.audit import Variant
+from vlmreward.audit.audit import View
 from vlmreward.audit.sample import Array
 from vlmreward.types import BoolArray, Encoder, FrameBatch, Frames, Surveyable, Sweep
 from vlmreward.wrappers.capture_frames import capture_frame
@@ -31,8 +31,8 @@ class Landscape:
     Attributes:
         sweep: The line or plane.
         values: Of each axis.
-        rewards: By the variant's name, shape (len(values[0]),) or (len(values[1]), len(values[0])), standardised over
-            the sweep; NaN where a frame could not be scored.
+        rewards: By the variant's name, shape (len(values[0]),) or (len(values[1]), len(values[0])), in standard
+            deviations from its mean over the audit's frames; NaN where a frame could not be scored.
         success: Where the task's predicate is true, same shape; None without a task.
     """
 
@@ -43,7 +43,7 @@ class Landscape:
 
 
 def survey_landscape(
-    env: gym.Env, sweep: Sweep, task: str | None, variants: Sequence[Variant], encoders: Mapping[str, Encoder]
+    env: gym.Env, sweep: Sweep, task: str | None, view: View, numbers: Sequence[int], encoders: Mapping[str, Encoder]
 ) -> Landscape:
     """Score the states of a sweep.
 
@@ -51,7 +51,8 @@ def survey_landscape(
         env: Whose ``unwrapped`` is :class:`vlmreward.types.Surveyable`.
         sweep: One of its.
         task: Whose success is marked.
-        variants: What scores.
+        view: The audit's result on this look.
+        numbers: Which of its variants to draw.
         encoders: By id; those that the variants name are used.
     """
     bare = env.unwrapped
@@ -60,6 +61,7 @@ def survey_landscape(
     points = LINE if len(sweep.axes) == 1 else PLANE
     values = tuple(np.linspace(axis.low, axis.high, points) for axis in sweep.axes)
     grid = np.meshgrid(*values)  # the first axis runs along a row
+    variants = [view.variants[i] for i in numbers]
     wanted = {v.encoder_id: encoders[v.encoder_id] for v in variants}
     rows: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in wanted}
     frames: list[Frames] = []
@@ -85,15 +87,16 @@ def survey_landscape(
         encode()
     shape = grid[0].shape
     rewards = {}
-    for v in variants:
+    for number, v in zip(numbers, variants, strict=True):
         out = np.full(len(shown), np.nan)
         if any(shown):
             embeddings = np.concatenate(rows[v.encoder_id])
             steps = np.arange(len(embeddings))
             scored = v.model.compute_reward(FrameBatch(episode=steps, step=np.zeros_like(steps), embeddings=embeddings))
             out[np.flatnonzero(shown)] = np.where(scored.valid, scored.reward, np.nan)
-        spread = np.nanstd(out) if np.isfinite(out).any() else 0.0
-        rewards[v.name] = ((out - np.nanmean(out)) / spread if spread else out * np.nan).reshape(shape).squeeze()
+        usual = view.scores[np.isfinite(view.scores[:, number]), number]
+        spread = usual.std() if len(usual) else 0.0
+        rewards[v.name] = ((out - usual.mean()) / spread if spread else out * np.nan).reshape(shape).squeeze()
     marks = np.array(success).reshape(shape).squeeze() if task is not None else None
     return Landscape(sweep, values, rewards, marks)
 
@@ -110,7 +113,7 @@ def draw_landscape(landscape: Landscape, title: str) -> bytes:
     if len(axes) == 1:
         for name, reward in list(landscape.rewards.items())[:CURVES]:
             plot.plot(landscape.values[0], reward, label=name, linewidth=1.6)
-        plot.set_ylabel("reward, standardised")
+        plot.set_ylabel("reward, standard deviations")
         if len(landscape.rewards) > 1:
             plot.legend(fontsize=7, frameon=False)
         if landscape.success is not None and landscape.success.any():
@@ -122,7 +125,7 @@ def draw_landscape(landscape: Landscape, title: str) -> bytes:
     else:
         name, reward = next(iter(landscape.rewards.items()))
         drawn = plot.pcolormesh(*landscape.values, reward, cmap="viridis", shading="nearest")
-        figure.colorbar(drawn, label="reward, standardised")
+        figure.colorbar(drawn, label="reward, standard deviations")
         if landscape.success is not None and landscape.success.any() and not landscape.success.all():
             plot.contour(*landscape.values, landscape.success, levels=[0.5], colors="white", linewidths=1.5)
         plot.set_ylabel(_label(axes[1].name, axes[1].unit))

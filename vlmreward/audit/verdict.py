@@ -36,8 +36,8 @@ class Verdict:
 def judge(view: View, number: int = 0) -> Verdict:
     """Judge one variant of a view.
 
-    Chance is an AUROC of 0.5 against the labels of success, or a Spearman of 0 with progress where the frames don't show
-    both success and its absence.
+    Chance is an AUROC of 0.5 against the labels of success, or a Spearman of 0 with progress where the frames don't
+    show both success and its absence.
 
     Args:
         view: The result.

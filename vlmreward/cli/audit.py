@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +20,8 @@ if TYPE_CHECKING:
     from vlmreward.audit.audit import Variant, View
     from vlmreward.audit.report import Figure
     from vlmreward.audit.survey import Block
-    from vlmreward.cli.audit_settings import AuditSettings, Scorer
+    from vlmreward.cli.audit_settings import AuditSettings
     from vlmreward.types import Encoder
-
-EPISODES = 20
-"""Episodes over which the frames of a policy are spread."""
-
-EPISODE_SEED = 40_000
-"""Above the seeds of training, selection and evaluation."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -100,7 +92,7 @@ def run_audit(settings: AuditSettings) -> tuple[list[View], list[Figure], list[E
 
     encoders: dict[str, Encoder] = {}
     for scorer in settings.scorers:
-        key = json.dumps(dict(scorer.encoder), sort_keys=True)
+        key = _key(scorer.encoder)
         if key not in encoders:
             encoders[key] = make_encoder_from_config(scorer.encoder, device=settings.options["device"])
     variants = make_variants(settings, encoders)  # before the frames: a bad prompt is told in a second
@@ -124,57 +116,31 @@ def run_audit(settings: AuditSettings) -> tuple[list[View], list[Figure], list[E
 
 def make_variants(settings: AuditSettings, encoders: Mapping[str, Encoder]) -> list[Variant]:
     """Build every reward model, and beside each the same with the prompts of other goals."""
-    from vlmreward.audit.audit import Variant
-    from vlmreward.audit.gallery import check_scores_frames
+    from vlmreward.cli.audit_parts import build_variant
     from vlmreward.cli.audit_settings import names_of
-    from vlmreward.rewards import make_reward_from_config
 
-    def build(scorer: Scorer, encoder: Encoder, goal: Sequence[str]) -> Any:
-        prompts: dict[str, Any] = {"goal": list(goal)}
-        if scorer.baseline:
-            prompts["baseline"] = list(scorer.baseline)
-        return make_reward_from_config(scorer.reward, encoder, **prompts)[0]
-
-    variants = []
-    for scorer, name in zip(settings.scorers, names_of([s.name for s in settings.scorers]), strict=True):
-        encoder = encoders[json.dumps(dict(scorer.encoder), sort_keys=True)]
-        model = build(scorer, encoder, scorer.goal)
-        check_scores_frames(model, str(scorer.reward["name"]))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other goals may well be outside of the encoder's domain
-            others = {m: build(scorer, encoder, [m]) for m in settings.mismatched}
-        variants.append(Variant(name, scorer.chosen, encoder.id, model, others))
-    return variants
+    return [
+        build_variant(name, s.chosen, encoders[_key(s.encoder)], s.reward, s.goal, s.baseline, settings.mismatched)
+        for s, name in zip(settings.scorers, names_of([s.name for s in settings.scorers]), strict=True)
+    ]
 
 
 def survey(settings: AuditSettings, kwargs: Mapping[str, Any]) -> Iterator[Block]:
     """Yield the frames of one look."""
-    if settings.frames is not None:
-        from vlmreward.audit.folder import read_folder
+    from vlmreward.agents.policies import RandomPolicy
+    from vlmreward.audit.folder import read_folder
+    from vlmreward.cli.audit_parts import survey_env
 
+    if settings.frames is not None:
         yield from read_folder(settings.frames)
         return
     assert settings.env is not None
-    from vlmreward.agents.policies import RandomPolicy
-    from vlmreward.audit.survey import survey_episodes, survey_states
-    from vlmreward.types import Surveyable
-
     env = _make_env(settings, kwargs)
     try:
-        seed, count, task = settings.options["seed"], settings.options["count"], settings.env.task
-        settable = isinstance(env.unwrapped, Surveyable)
         policies: dict[str, Any] = {"random": RandomPolicy(env.action_space, 1)}
         if settings.options["run"] is not None:
             policies["agent"] = _load_agent(settings, env)
-        states = count // (1 + len(policies)) if settable else 0
-        if states:
-            yield from survey_states(env, task, states, seed)
-        rest, first = count - states, states
-        for number, (name, policy) in enumerate(policies.items()):
-            share = rest // len(policies) + (number < rest % len(policies))
-            stride = max(1, math.ceil((settings.env.time_limit or 1000) / math.ceil(share / EPISODES)))
-            yield from survey_episodes(env, task, policy, name, share, EPISODE_SEED + seed, stride, first)
-            first += share
+        yield from survey_env(env, settings.env, policies, settings.options["count"], settings.options["seed"])
     finally:
         env.close()
 
@@ -197,11 +163,10 @@ def draw_landscapes(
         order = list(range(len(view.variants)))
         if SCORE in view.table.columns:
             order = [i for i in view.table.best_first(SCORE).tolist() if i < len(view.variants)]
-        best = [view.variants[i] for i in order[:CURVES]]
         figures = []
         for sweep in bare.sweeps(settings.env.task):
-            shown = best if len(sweep.axes) == 1 else best[:1]
-            landscape = survey_landscape(env, sweep, settings.env.task, shown, encoders)
+            shown = order[:CURVES] if len(sweep.axes) == 1 else order[:1]
+            landscape = survey_landscape(env, sweep, settings.env.task, view, shown, encoders)
             words = " and ".join(axis.name for axis in sweep.axes)
             name = f"landscape_{prefix}" + "_".join(axis.name.replace(" ", "_") for axis in sweep.axes)
             title = f"reward over {words}"
@@ -209,6 +174,11 @@ def draw_landscapes(
         return figures
     finally:
         env.close()
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    """Return a text that is equal for equal configs."""
+    return json.dumps(dict(config), sort_keys=True)
 
 
 def _make_env(settings: AuditSettings, kwargs: Mapping[str, Any]) -> gym.Env:

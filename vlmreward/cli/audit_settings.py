@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmreward.cli.arguments import Arguments
+from vlmreward.cli.audit_parts import other_goals
 from vlmreward.cli.compose import compose
 from vlmreward.cli.environments import find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
@@ -16,9 +17,6 @@ from vlmreward.cli.settings import EnvSettings, settle_env
 from vlmreward.cli.values import flag, whole
 from vlmreward.cli.variants import spread
 from vlmreward.errors import ConfigError
-
-# Prompts that no robot's scene shows, where the environment has no other goals to compare with.
-UNRELATED = ("a photo of a cat", "a bowl of fruit on a table", "a busy street at night")
 
 _ENV_KEYS = ("env", "experiment")
 
@@ -112,11 +110,9 @@ def settle_audit(arguments: Arguments) -> AuditSettings:
         raise ConfigError(f"{what}: write env=<name>, or frames=<CSV file> for pictures with labels of your own")
     if env is None and options["run"] is not None:
         raise ConfigError("run gives episodes of an environment: write env=<name> instead of frames, or leave run out")
-    others = as_prompts(options["mismatched"])
-    if not others and env is not None:
-        others = tuple(t.goal for n, t in find_tasks(env.id).items() if n != env.task and t.goal not in goal.goal)
+    others = as_prompts(options["mismatched"]) or other_goals(env, goal.goal)
     return AuditSettings(
-        env, None if table is None else Path(table), tuple(scorers), others or UNRELATED, _check(options), goal.note
+        env, None if table is None else Path(table), tuple(scorers), others, _check(options), goal.note
     )
 
 

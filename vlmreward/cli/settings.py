@@ -18,7 +18,7 @@ from vlmreward.wrappers.action_repeat import check_repeat
 DEFAULT_TIMESTEPS = 100_000
 # What may differ between a run and its resumption: nothing that changes what is learned from a given state.
 MAY_CHANGE = ("total_timesteps", "device", "threads", "checkpoint_every", "eval")
-NOT_KEPT = ("run_dir", "experiment")  # settings of train that a run's config does not hold
+NOT_KEPT = ("run_dir", "experiment", "audit")  # settings of train that a run's config does not hold
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ def main(argv: list[str]) -> int:
         note = ""
     else:
         run = None
-        settings, note = resolve(compose("train", arguments))
+        composed = compose("train", arguments)
+        mode = composed["audit"]
+        settings, note = resolve(composed)
     if "cfg" in arguments.flags:
         print(yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120), end="")
         return 0
@@ -44,7 +46,9 @@ def main(argv: list[str]) -> int:
     session = Session(settings)  # before the folder: what the user gets wrong leaves nothing behind
     try:
         if run is None:
+            audited = session.audit(mode)
             run = RunFolder.create(settings, arguments.path("run_dir"))
+            run.write_audit(audited)
         else:
             run.lock()
             run.write_config(settings)

@@ -37,7 +37,8 @@ def spread(arguments: Arguments) -> list[Combination]:
         arguments: With settings ``vary.<setting>=[a, b, ...]``, and prompts ``vary.goal=...`` that are repeated.
 
     Raises:
-        ConfigError: A list can't be read or is empty, a setting is given and varied, or there are too many combinations.
+        ConfigError: A list can't be read or is empty, a setting is given and varied, or there are too many
+            combinations.
     """
     axes: dict[str, list[Any]] = {}
     plain: list[str] = []
