@@ -77,6 +77,10 @@ def settle_audit(arguments: Arguments) -> AuditSettings:
         VlmRewardError: A setting is unknown, out of range or contradicts another.
     """
     combinations = spread(arguments)
+    named_env, table = any(c.arguments.take(("env",))[0].overrides for c in combinations), arguments.path("frames")
+    if named_env == (table is not None):
+        what = "both env and frames are given" if named_env else "neither env nor frames is given"
+        raise ConfigError(f"{what}: write env=<name>, or frames=<CSV file> for pictures with labels of your own")
     scorers = []
     env: EnvSettings | None = None
     goal = None
@@ -104,15 +108,11 @@ def settle_audit(arguments: Arguments) -> AuditSettings:
             )
         )
     assert goal is not None
-    table = options.get("frames")
-    if (env is None) == (table is None):
-        what = "both env and frames are given" if env is not None else "neither env nor frames is given"
-        raise ConfigError(f"{what}: write env=<name>, or frames=<CSV file> for pictures with labels of your own")
     if env is None and options["run"] is not None:
         raise ConfigError("run gives episodes of an environment: write env=<name> instead of frames, or leave run out")
     others = as_prompts(options["mismatched"]) or other_goals(env, goal.goal)
     return AuditSettings(
-        env, None if table is None else Path(table), tuple(scorers), others, _check(options), goal.note
+        env, None if table is None else Path(table), tuple(scorers), others, _check(options), goal.note if env else ""
     )
 
 
