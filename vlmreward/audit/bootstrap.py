@@ -139,8 +139,8 @@ def estimate(sample: Sample, metrics: Iterable[Metric], counts: IntArray) -> dic
 def prompt_margin(measured: Estimate, own: npt.ArrayLike, others: npt.ArrayLike) -> Estimate:
     """Mismatched-prompt control: how much better a goal's own prompt does than the prompts of other goals.
 
-    All are columns of one table, scored on the same frames against the labels of the one goal. A score that does not heed
-    its prompt has a margin of 0, however high its metric.
+    All are columns of one table, scored on the same frames against the labels of the one goal. A score that does
+    not heed its prompt has a margin of 0, however high its metric.
 
     Args:
         measured: The metric of all columns.
@@ -148,8 +148,8 @@ def prompt_margin(measured: Estimate, own: npt.ArrayLike, others: npt.ArrayLike)
         others: Columns of the prompts of K other goals, scored in the same way, shape (R, K), K > 0.
 
     Returns:
-        The metric with the own prompt less its mean with the others, of R sweeps, turned so that more is better; NaN where
-        one of them is undefined.
+        The metric with the own prompt less its mean with the others, of R sweeps, turned so that more is better;
+        NaN where one of them is undefined.
 
     Raises:
         ConfigError: The metric has no better end, or the columns do not fit.
@@ -166,8 +166,9 @@ def prompt_margin(measured: Estimate, own: npt.ArrayLike, others: npt.ArrayLike)
 def prompt_correlation(sample: Sample, own: npt.ArrayLike, others: npt.ArrayLike, counts: IntArray) -> Estimate:
     """Mean Pearson correlation of the score by the goal's own prompt with those by other goals' prompts, in [-1, 1].
 
-    Needs no labels. Can tell: near 1, that the score looks at the picture and not at the prompt. Can't tell: near 0, that it
-    heeds the prompt in the right way; prompts of goals that are reached together (an arm up, a hand up) should correlate.
+    Needs no labels. Can tell: near 1, that the score looks at the picture and not at the prompt. Can't tell: near
+    0, that it heeds the prompt in the right way; prompts of goals that are reached together (an arm up, a hand up)
+    should correlate.
 
     Args:
         sample: Scores by all prompts on the same frames.

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from vlmreward.audit.pairs import agreement_of_replicates, make_ladder
+from vlmreward.audit.pairs import agreement, make_ladder
 from vlmreward.audit.ranks import RankStatistics, Weights, rank_statistics
 from vlmreward.audit.sample import Array, IntArray, Sample
 from vlmreward.types import BoolArray
@@ -113,5 +113,5 @@ class Draws:
         """Return the agreement in pairs of frames whose progress differs by more than the margin, shape (B, S)."""
         if margin not in self._agreement:
             ladder = make_ladder(self.label("progress"), margin)
-            self._agreement[margin] = agreement_of_replicates(self.scores, ladder, self.sample.group, self.counts)
+            self._agreement[margin] = agreement(self.scores, ladder, self.sample.group, self.counts)
         return self._agreement[margin]

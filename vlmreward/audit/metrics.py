@@ -1,8 +1,8 @@
 """Metrics of a score against labels: success (goal shown or not) and progress (any number that grows towards it).
 
-Each takes :class:`Draws` and returns one number per replicate and sweep, shape (B, S); NaN where it is undefined, never a
-number that stands for "unknown". Frames weigh the same, so the distribution of states is that of the sample: say where
-the frames come from beside every figure.
+Each takes :class:`Draws` and returns one number per replicate and sweep, shape (B, S); NaN where it is undefined,
+never a number that stands for "unknown". Frames weigh the same, so the distribution of states is that of the
+sample: say where the frames come from beside every figure.
 """
 
 from __future__ import annotations
@@ -62,14 +62,16 @@ def correlation(draws: Draws, others: Array) -> Array:
 def epic(draws: Draws, label: str) -> Array:
     """EPIC distance between the score and the labels taken as reward: ``sqrt((1 - rho) / 2)``, in [0, 1].
 
-    EPIC (arXiv 2006.13900) canonicalises a reward R(s, a, s') to
-    ``R(s, a, s') + E[g R(s', A, S') - R(s, A, S') - g R(S, A, S')]``, S and S' drawn independently from one
-    distribution of states, and takes the Pearson distance of two canonical rewards. A reward of one state alone, be it
-    ``R = r(s)`` or ``R = r(s')``, becomes ``g (r(s') - E r)`` or ``r(s') - E r``: the same up to a positive factor, which
-    Pearson does not see. So there is nothing to work out: rho is the Pearson correlation over single frames,
-    as in VLM-RM (arXiv 2310.12921, appendix A), whatever the discount g > 0. The distribution of states, for expectation and
-    comparison alike, is that of the sample, each frame weighing the same; VLM-RM uses uniform states for its toys and states of
-    expert rollouts for the humanoid, with binary labels made by its authors.
+    EPIC (arXiv 2006.13900) takes the Pearson distance of two canonical rewards,
+
+        C(s, a, s') = R(s, a, s') + E[g R(s', A, S') - R(s, A, S') - g R(S, A, S')],
+
+    S and S' drawn independently from one distribution of states. A reward of one state alone becomes
+    ``g (r(s') - E r)`` where ``R = r(s)``, and ``r(s') - E r`` where ``R = r(s')``: the same up to a positive
+    factor, which Pearson does not see. So nothing is left to canonicalise, and rho is the Pearson correlation over
+    single frames, whatever the discount g > 0, as in VLM-RM (arXiv 2310.12921, appendix A). The distribution of
+    states, for expectation and comparison alike, is that of the sample, each frame weighing the same; VLM-RM takes
+    uniform states for its toys, states of expert rollouts for the humanoid, and binary labels made by its authors.
 
     0: the same reward up to a positive factor, a constant and potential shaping; 0.707: unrelated; 1: opposite.
     NaN where score or label is constant.
@@ -130,9 +132,10 @@ def cohen_d(draws: Draws) -> Array:
 def gap_share(draws: Draws) -> Array:
     """Mean score of success frames less that of the others, as a share of the span that the score uses.
 
-    The span is that between the 5th and 95th percentile of all scores. Tells how much of what the agent can
-    gain by moving the score is gained by reaching the goal; about 1 where the score jumps at the goal. A goal rarer than 5 % of
-    the frames lies outside the span, and the share may exceed 1. NaN without both kinds of frames, or where the span is 0.
+    The span is that between the 5th and 95th percentile of all scores. Tells how much of what the agent can gain by
+    moving the score is gained by reaching the goal; about 1 where the score jumps at the goal. A goal that
+    is rarer than one frame in 20 lies outside the span, and the share may exceed 1. NaN without both kinds of
+    frames, or where the span is 0.
     """
     return ratio(_gap(draws), span(draws))
 
@@ -164,9 +167,9 @@ def pairwise_accuracy(draws: Draws) -> Array:
 def kendall_tau_b(draws: Draws) -> Array:
     """Kendall's tau-b of score and progress: ``(C - D) / sqrt((n0 - n1)(n0 - n2))``, in [-1, 1].
 
-    n0 is the number of pairs, n1 and n2 those tied in score and in progress. The margin is not used. NaN where score or progress
-    is constant. Exact for the sample itself; of a replicate, ``(C - D) / (n0 - n2)`` is from at most
-    ``pairs.MOST_PAIRS`` pairs and the numbers of ties are exact.
+    n0 is the number of pairs, n1 and n2 those tied in score and in progress. The margin is not used. NaN where
+    score or progress is constant. Exact for the sample itself; of a replicate, ``(C - D) / (n0 - n2)`` is from at
+    most ``pairs.MOST_PAIRS`` pairs and the numbers of ties are exact.
     """
     ranks = draws.ranks
     untied_label = (draws.n**2 - ranks.label_ties["progress"][:, None]) / 2

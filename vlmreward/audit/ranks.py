@@ -195,8 +195,12 @@ class _Block:
 
     def __init__(self, scores: Array, sweeps: slice, success: BoolArray | None) -> None:
         self.sweeps = sweeps
-        self.ordered = _Ordered(np.ascontiguousarray(scores[:, sweeps].T))
-        self.marks = None if success is None else success[self.ordered.order].astype(np.int32)
+        columns = np.ascontiguousarray(scores[:, sweeps].T)
+        self.ordered = _Ordered(columns)
+        if success is not None:
+            # the success frames by themselves, and where they stand among all: flat indices, shape (K, hits)
+            self.hits = _Ordered(columns[:, success])
+            self.at_hits = np.flatnonzero(success[self.ordered.order]).reshape(len(columns), -1)
 
     def fill(self, out: RankStatistics, b: int, w: Weights, total: int, weighted_places: Mapping[str, Array]) -> None:
         """Write the statistics of replicate b.
@@ -217,14 +221,14 @@ class _Block:
         out.squares[at] = (float(total) ** 3 - cubes) / 3
         for name, weighted in weighted_places.items():
             out.label_products[name][at] = np.einsum("kn,kn->k", weighted[ordered.order], places)
-        if self.marks is not None and out.success_places is not None and out.average_precision is not None:
-            hits = own * self.marks
-            wide_hits = hits.astype(np.float64)
-            out.success_places[at] = np.einsum("kn,kn->k", wide_hits, places)
-            hits_upto = ordered.cumulate_upto(hits)
+        if out.success_places is not None and out.average_precision is not None:
+            at_hits = self.at_hits
+            own_hits, upto_hits = own.reshape(-1)[at_hits], upto.reshape(-1)[at_hits]
+            out.success_places[at] = np.einsum("kn,kn->k", own_hits, places.reshape(-1)[at_hits])
             # at a threshold that no frame of the replicate reaches there is no hit either: 0 / 1
-            summed = np.einsum("kn,kn->k", wide_hits, hits_upto / np.maximum(upto, 1))
-            found = hits_upto[:, -1]
+            precision = self.hits.cumulate_upto(own_hits) / np.maximum(upto_hits, 1)
+            found = own_hits.sum(axis=1)
+            summed = np.einsum("kn,kn->k", own_hits, precision)
             out.average_precision[at] = np.where(found > 0, summed / np.maximum(found, 1), np.nan)
         out.quantiles[:, b, self.sweeps] = self._quantiles(upto, total)
 
@@ -238,8 +242,8 @@ class _Block:
         high = np.minimum(low + 1, total - 1)
         # value number j from below is number total - 1 - j from above: the first with a larger sum up to it;
         # shifted by the total of the rows before, all rows are one ascending sequence
-        shift = np.arange(k, dtype=np.int64)[:, None] * total
-        wanted = total - 1 - np.concatenate([low, high])
+        shift = np.arange(k, dtype=np.int32)[:, None] * np.int32(total)
+        wanted = (total - 1 - np.concatenate([low, high])).astype(np.int32)
         found = np.searchsorted((upto + shift).ravel(), shift + wanted, side="right")
         values = self.ordered.values.ravel()[found]  # (K, 4)
         below, beyond = values[:, : len(low)], values[:, len(low) :]

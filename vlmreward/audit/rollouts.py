@@ -1,9 +1,10 @@
 """Metrics of whole rollouts: does the score rise in time, and more so where the goal is reached?
 
-VOC, the value-order correlation, is that of GVL (arXiv 2411.04549): Spearman of score and time within a rollout. What
-differs: ranks are averages, where a literal argsort gives a constant score 1; a rollout in which the score is constant, or
-of which fewer than 2 frames are scored, has no VOC and is counted instead. Frames are scored one by one, so no score starts at
-an artificial 0 and none is given the order away. The time index itself has a VOC of 1: a high VOC alone shows nothing.
+VOC, the value-order correlation, is that of GVL (arXiv 2411.04549): Spearman of score and time within a rollout.
+What differs: ranks are averages, where a literal argsort gives a constant score 1; a rollout in which the score is
+constant, or of which fewer than 2 frames are scored, has no VOC and is counted instead. Frames are scored one by
+one, so no score starts at an artificial 0 and none is given the order away. The time index itself has a VOC of 1: a
+high VOC alone shows nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def voc(draws: Draws) -> Array:
 def voc_gap(draws: Draws) -> Array:
     """Failure discrimination: VOC of the rollouts that end in success less that of the others, in [-2, 2].
 
-    A rollout ends in success if its last scored frame shows it. Near 0 for whatever merely rises with time. NaN where one of
-    the two kinds has no defined VOC.
+    A rollout ends in success if its last scored frame shows it. Near 0 for whatever merely rises with time. NaN
+    where one of the two kinds has no defined VOC.
     """
     ends = draws.starts + draws.sizes - 1
     reached = draws.label("success")[ends]

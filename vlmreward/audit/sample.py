@@ -117,7 +117,7 @@ def make_sample(
     """
     table = _as_table(scores, valid)
     n, sweeps = table.shape
-    used = np.isfinite(table).any(axis=1)
+    used: BoolArray = np.logical_or.reduce(np.isfinite(table), axis=1)
     labels = {} if progress is None else {"progress": _as_label("progress", progress, used)}
     for name, cue in (cues or {}).items():
         if name in {"success", "progress", "rollouts", "width", "noise"}:
