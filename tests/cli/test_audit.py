@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
 AUDIT = ("audit", "encoder=fake", "count=120", "replicates=50", "landscapes=false", "out=a")
 TRAIN = (
     "train", "env=cartpole", "encoder=fake", "agent=ppo", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50",
@@ -213,5 +212,3 @@ def test_the_page_is_drawn_and_sorted_by_a_real_browser(cli, tmp_path):
     )  # fmt: skip
     picture = np.array(Image.open(shot).convert("RGB"))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 500  # text, curves, a heat map, film strips
-
-

@@ -18,7 +18,7 @@ from vlmreward.audit.bootstrap import (
     select_metrics,
 )
 from vlmreward.audit.gallery import Gallery
-from vlmreward.audit.sample import Array, Sample, make_sample
+from vlmreward.audit.sample import Array, IntArray, Sample, make_sample
 from vlmreward.audit.table import MetricTable, make_table
 from vlmreward.types import RewardModel
 
@@ -26,6 +26,8 @@ NOISE = 1e-4
 """What storing embeddings in float16 can move a cosine by; precision bf16 moves it by up to 1e-3."""
 
 SCORE = "audit_score"
+PARTS = {"auroc", "spearman_progress"}
+"""Metrics that the score is made of."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Variant:
         settings: What it is, for the columns of a report: goal, baseline, alpha, encoder, ...
         encoder_id: Whose embeddings it scores.
         model: The reward model.
-        mismatched: The same with the prompts of other goals in the goal's place, by those prompts.
+        mismatched: The same with the prompts of other goals in the goal's place, by those prompts; as many for every
+            variant of an audit, and the same object where variants share it.
     """
 
     name: str
@@ -91,29 +94,34 @@ def audit_view(
     """
     own = np.stack([gallery.score(v.model, v.encoder_id) for v in variants], axis=1)
     baselines = gallery.baselines(seed)
-    foreign = [gallery.score(m, v.encoder_id) for v in variants for m in v.mismatched.values()]
-    names = [*(v.name for v in variants), *(f"baseline: {name}" for name in baselines)]
-    shown, hidden = len(names), len(foreign)
-    blank = [np.nan] * (shown - len(variants) + hidden)
+    blank = [np.nan] * len(baselines)
     ranges = [v.model.range[1] - v.model.range[0] for v in variants]
+    labels: dict[str, Any] = {
+        "success": _if_both_kinds(gallery.success),
+        "progress": gallery.progress,
+        "group": gallery.episode,
+        "step": gallery.step,
+    }
     sample = make_sample(
-        np.column_stack([own, *baselines.values(), *foreign]),
-        success=_if_both_kinds(gallery.success),
-        progress=gallery.progress,
+        np.column_stack([own, *baselines.values()]),
         cues=gallery.cues,
-        group=gallery.episode,
-        step=gallery.step,
         width=np.array([r if np.isfinite(r) and r > 0 else np.nan for r in ranges] + blank),
         noise=np.array([NOISE] * len(variants) + blank),
+        **labels,
     )
     counts = draw_counts(sample.groups, replicates, seed)
     estimates = estimate(sample, select_metrics(sample), counts)
-    if {"auroc", "spearman_progress"} & set(estimates):
+    if PARTS & set(estimates):
         estimates[SCORE] = audit_score(estimates)
-    table = {name: _first(e, shown) for name, e in estimates.items()}
-    table |= _controls(sample, estimates, variants, shown, counts)
-    part = _columns_of(sample, shown)
-    return View(dict(settings or {}), gallery, tuple(variants), own, make_table(names, part, table))
+    if variants[0].mismatched:
+        foreign, columns = _mismatched(gallery, variants)
+        both = make_sample(np.column_stack([own, foreign]), **labels)
+        estimates |= {
+            name: _padded(e, sample.scores.shape[1])
+            for name, e in _controls(both, estimates.get(SCORE), columns, counts).items()
+        }
+    names = [*(v.name for v in variants), *(f"baseline: {name}" for name in baselines)]
+    return View(dict(settings or {}), gallery, tuple(variants), own, make_table(names, sample, estimates))
 
 
 def audit_score(estimates: Mapping[str, Estimate]) -> Estimate:
@@ -133,30 +141,56 @@ def audit_score(estimates: Mapping[str, Estimate]) -> Estimate:
     return Estimate(np.minimum.reduce(values), np.minimum.reduce(replicates), "higher", " or ".join(why))
 
 
-def _controls(
-    sample: Sample, estimates: Mapping[str, Estimate], variants: Sequence[Variant], shown: int, counts: np.ndarray
-) -> dict[str, Estimate]:
-    """Return what other goals' prompts do in the place of each variant's own; baselines have no prompts."""
-    each = {len(v.mismatched) for v in variants}
-    if each == {0}:
-        return {}
-    assert len(each) == 1, "every variant is compared with as many other goals"
-    k = each.pop()
-    mine = np.arange(len(variants))
-    theirs = shown + np.arange(len(variants) * k).reshape(len(variants), k)
-    controls = {"prompt_correlation": prompt_correlation(sample, mine, theirs, counts)}
-    if SCORE in estimates:
-        controls["prompt_margin"] = prompt_margin(estimates[SCORE], mine, theirs)
-    return {name: _padded(e, shown) for name, e in controls.items()}
+def _mismatched(gallery: Gallery, variants: Sequence[Variant]) -> tuple[Array, IntArray]:
+    """Score the frames by other goals' prompts, each model once.
+
+    Returns:
+        Rewards, shape (N, F), and for each variant the columns of its K models among the own ones and these, (V, K).
+    """
+    models: dict[int, int] = {}
+    scores: list[Array] = []
+    columns = np.empty((len(variants), len(variants[0].mismatched)), np.int64)
+    for i, variant in enumerate(variants):
+        for k, model in enumerate(variant.mismatched.values()):
+            if id(model) not in models:
+                models[id(model)] = len(scores)
+                scores.append(gallery.score(model, variant.encoder_id))
+            columns[i, k] = len(variants) + models[id(model)]
+    return np.stack(scores, axis=1), columns
+
+
+def _controls(both: Sample, own: Estimate | None, theirs: IntArray, counts: IntArray) -> dict[str, Estimate]:
+    """Return what other goals' prompts do in the place of each variant's own.
+
+    Args:
+        both: The variants' scores, then those of the other prompts.
+        own: The audit score of the variants (and of more behind them), if there are labels.
+        theirs: Columns of the other prompts for each variant, shape (V, K).
+        counts: The draws.
+    """
+    mine = np.arange(len(theirs))
+    controls = {"prompt_correlation": prompt_correlation(both, mine, theirs, counts)}
+    if own is not None:
+        foreign = replace(both, scores=both.scores[:, len(mine) :])
+        # two metrics are enough for the score: there may be several times as many of these columns as of the others
+        measured = audit_score(estimate(foreign, select_metrics(foreign, sorted(PARTS & _known(foreign))), counts))
+        score = Estimate(
+            np.concatenate([own.value[: len(mine)], measured.value]),
+            np.concatenate([own.replicates[:, : len(mine)], measured.replicates], axis=1),
+            own.better,
+            own.undefined,
+        )
+        controls["prompt_margin"] = prompt_margin(score, mine, theirs)
+    return controls
+
+
+def _known(sample: Sample) -> set[str]:
+    return {metric.name for metric in select_metrics(sample)}
 
 
 def _if_both_kinds(success: np.ndarray | None) -> np.ndarray | None:
     """Return the labels if they tell frames apart."""
     return success if success is not None and success.any() and not success.all() else None
-
-
-def _first(estimate: Estimate, count: int) -> Estimate:
-    return Estimate(estimate.value[:count], estimate.replicates[:, :count], estimate.better, estimate.undefined)
 
 
 def _padded(estimate: Estimate, count: int) -> Estimate:
@@ -167,7 +201,3 @@ def _padded(estimate: Estimate, count: int) -> Estimate:
         estimate.better,
         f"{estimate.undefined}, or a baseline without a prompt",
     )
-
-
-def _columns_of(sample: Sample, count: int) -> Sample:
-    return replace(sample, scores=sample.scores[:, :count])

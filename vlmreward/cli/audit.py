@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vlmreward.audit.report import Figure
     from vlmreward.audit.survey import Block
     from vlmreward.cli.audit_settings import AuditSettings
-    from vlmreward.types import Encoder
+    from vlmreward.types import Encoder, RewardModel
 
 
 def main(argv: Sequence[str]) -> int:
@@ -119,8 +119,11 @@ def make_variants(settings: AuditSettings, encoders: Mapping[str, Encoder]) -> l
     from vlmreward.cli.audit_parts import build_variant
     from vlmreward.cli.audit_settings import names_of
 
+    known: dict[str, RewardModel] = {}
     return [
-        build_variant(name, s.chosen, encoders[_key(s.encoder)], s.reward, s.goal, s.baseline, settings.mismatched)
+        build_variant(
+            name, s.chosen, encoders[_key(s.encoder)], s.reward, s.goal, s.baseline, settings.mismatched, known
+        )
         for s, name in zip(settings.scorers, names_of([s.name for s in settings.scorers]), strict=True)
     ]
 

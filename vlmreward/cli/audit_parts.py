@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,8 +43,19 @@ def build_variant(
     goal: Sequence[str],
     baseline: Sequence[str],
     mismatched: Sequence[str],
+    known: dict[str, RewardModel] | None = None,
 ) -> Variant:
     """Build a reward model, and beside it the same with the prompts of other goals.
+
+    Args:
+        name: Of the variant.
+        chosen: Its varied settings.
+        encoder: Its encoder.
+        reward: Config of the reward.
+        goal: Prompts.
+        baseline: Prompts, may be none.
+        mismatched: Prompts of other goals.
+        known: Models with mismatched prompts that were built before; new ones are added.
 
     Raises:
         ConfigError: A setting is wrong, or the reward looks at more than single frames.
@@ -60,7 +72,12 @@ def build_variant(
     check_scores_frames(model, str(reward["name"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other goals may well be outside of the encoder's domain
-        others = {prompt: build([prompt]) for prompt in mismatched}
+        shared = {} if known is None else known
+        others = {}
+        for prompt in mismatched:
+            key = json.dumps([encoder.id, dict(reward), list(baseline), prompt], sort_keys=True)
+            others[prompt] = shared[key] if key in shared else build([prompt])
+            shared[key] = others[prompt]
     return Variant(name, dict(chosen), encoder.id, model, others)
 
 

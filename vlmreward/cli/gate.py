@@ -77,8 +77,8 @@ def audit_before_training(settings: TrainSettings, scoring: Scoring, env: gym.En
     if mode == "require" and not verdict.beats_chance:
         why = "does not beat chance" if verdict.beats_chance is False else "can't be judged"
         raise ConfigError(
-            f"audit=require: the reward {why} ({verdict.figure}; {len(gallery)} frames): change goal, encoder or alpha, "
-            f"look closer with {command}, or use audit=warn"
+            f"audit=require: the reward {why} ({verdict.figure}; {len(gallery)} frames): change goal, encoder or "
+            f"alpha, look closer with {command}, or use audit=warn"
         )
     print(f"audit of {len(gallery)} frames: {verdict.figure}", file=sys.stderr)
     if verdict.beats_chance is False:
