@@ -67,9 +67,9 @@ class Arguments:
 
 
 def is_prompt(key: str) -> bool:
-    """Return whether a dotted key holds a prompt: ``goal``, ``baseline``, and the prompts of ``reward``."""
+    """Return whether a dotted key holds a prompt: ``goal``, ``baseline``, those of ``reward`` and of its parts."""
     head, _, last = key.rpartition(".")
-    return last in PROMPT_KEYS and head in ("", "reward")
+    return last in PROMPT_KEYS and (head in ("", "reward") or head.startswith("reward.parts."))
 
 
 def is_path(key: str) -> bool:
