@@ -269,4 +269,5 @@ class LagrangeWeights:
 
 
 def _log_sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return -np.logaddexp(0.0, -x)
+    with np.errstate(invalid="ignore"):  # NaN is a reward that is not known
+        return -np.logaddexp(0.0, -x)
