@@ -204,7 +204,11 @@ def test_models_nest_to_any_depth(fake_encoder):
         ("par", {"of": {"name": "clip", "goal": "down"}}, r"reward\.of\.goal is given outside already"),
         ("par", {"alpha": 1}, "reward 'par' has no setting 'alpha'"),
         ("par", {"parts": {}}, "reward 'par' has no setting 'parts'"),
-        ("par", {"of": {"name": "potential"}}, r"'potential' decides how .* got it as reward\.of: make it the outermost"),
+        (
+            "par",
+            {"of": {"name": "potential"}},
+            r"'potential' decides how .* got it as reward\.of: make it the outermost",
+        ),
         ("product", {"parts": {"x": {"name": "clip"}}}, "reward 'clip' needs the setting 'goal'"),
         ("product", {"parts": {"x": "clip"}}, r"reward\.parts\.x must hold name"),
         ("product", {"parts": ["clip"]}, r"reward\.parts must hold <part>"),

@@ -206,7 +206,7 @@ def test_soft_and_is_the_log_of_a_product_and_below_its_worst_part(first, refere
 
 def test_soft_and_gains_most_from_the_worst_part():
     base, up = np.array([[-0.2], [0.3]]), 0.05
-    worst, best = base + [[up], [0]], base + [[0], [up]]
+    worst, best = base + np.array([[up], [0]]), base + np.array([[0], [up]])
     out = [float(soft_and(parts, 0.0, 0.1)[0]) for parts in (base, worst, best)]
     assert out[1] - out[0] > 5 * (out[2] - out[0]) > 0
 
