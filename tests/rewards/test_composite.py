@@ -10,7 +10,7 @@ from vlmreward.rewards import make_reward, make_reward_from_config
 from vlmreward.rewards.composite import ConstrainedReward, ProductReward, SoftAndReward
 from vlmreward.rewards.shaped import ParReward
 from vlmreward.testing.fakes import BrightnessReward, LinearReward
-from vlmreward.types import FrameBatch, RewardBatch
+from vlmreward.types import Context, FrameBatch, RewardBatch
 
 LN3 = np.log(3)
 
@@ -18,10 +18,18 @@ LN3 = np.log(3)
 class ColumnReward:
     """One number of an embedding is the reward; negative ones can't be scored."""
 
-    def __init__(self, column, context="frame", causal=True, needs=("embeddings",), bounds=(0.0, 2.0)):
-        self.column, self.context, self.causal, self.needs, self.range = column, context, causal, needs, bounds
+    def __init__(
+        self,
+        column: int,
+        context: Context = "frame",
+        causal: bool = True,
+        needs: tuple[str, ...] = ("embeddings",),
+        bounds: tuple[float, float] = (0.0, 2.0),
+    ) -> None:
+        self.column, self.context, self.causal = column, context, causal
+        self.needs, self.range = needs, bounds
 
-    def compute_reward(self, batch):
+    def compute_reward(self, batch: FrameBatch) -> RewardBatch:
         reward = np.asarray(batch.embeddings)[:, self.column].astype(np.float32)
         valid = reward >= 0
         return RewardBatch(reward, valid, reasons={int(r): f"dark {self.column}" for r in np.flatnonzero(~valid)})
@@ -123,23 +131,23 @@ def test_constrained_reports_its_first_part_and_hands_the_others_to_the_transfor
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("build", "settings", "message"),
     [
-        (lambda p: SoftAndReward(p, temperature=-1), "temperature must be a finite number > 0, got -1"),
-        (lambda p: SoftAndReward(p, reference="mean"), "reference must be a number or initial, got 'mean'"),
-        (lambda p: ProductReward(p, low=1.0), "high must be above low=1.0, got 1.0"),
-        (lambda p: ProductReward(p, high="x"), "high must be a finite number, got 'x'"),
-        (lambda p: ConstrainedReward(p, thresholds=[0.1, 0.2]), "thresholds must be a number or 1 of them"),
-        (lambda p: ConstrainedReward(p, thresholds="high"), "thresholds must be a number or 1 of them.*'high'"),
-        (lambda p: ConstrainedReward(p, thresholds=[None]), "thresholds must be a finite number, got None"),
-        (lambda p: ConstrainedReward(p, thresholds=2.5), "threshold 2.5 of 'b' must lie inside .* 0 to 2"),
-        (lambda p: ConstrainedReward(p, rate=0), "rate must be a finite number > 0, got 0"),
-        (lambda p: ConstrainedReward(p, limit=-1), "limit must be a finite number > 0, got -1"),
+        (SoftAndReward, {"temperature": -1}, "temperature must be a finite number > 0, got -1"),
+        (SoftAndReward, {"reference": "mean"}, "reference must be a number or initial, got 'mean'"),
+        (ProductReward, {"low": 1.0}, "high must be above low=1.0, got 1.0"),
+        (ProductReward, {"high": "x"}, "high must be a finite number, got 'x'"),
+        (ConstrainedReward, {"thresholds": [0.1, 0.2]}, "thresholds must be a number or 1 of them"),
+        (ConstrainedReward, {"thresholds": "high"}, "thresholds must be a number or 1 of them.*'high'"),
+        (ConstrainedReward, {"thresholds": [None]}, "thresholds must be a finite number, got None"),
+        (ConstrainedReward, {"thresholds": 2.5}, "threshold 2.5 of 'b' must lie inside .* 0 to 2"),
+        (ConstrainedReward, {"rate": 0}, "rate must be a finite number > 0, got 0"),
+        (ConstrainedReward, {"limit": -1}, "limit must be a finite number > 0, got -1"),
     ],
 )
-def test_bad_settings_are_rejected(build, message):
+def test_bad_settings_are_rejected(build, settings, message):
     with pytest.raises(ConfigError, match=message):
-        build({"a": ColumnReward(0), "b": ColumnReward(1)})
+        build({"a": ColumnReward(0), "b": ColumnReward(1)}, **settings)
 
 
 def test_parts_that_need_two_frames_can_not_be_centred_on_the_reset():

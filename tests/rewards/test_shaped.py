@@ -8,7 +8,7 @@ import pytest
 from vlmreward.errors import ConfigError, FramesError
 from vlmreward.rewards.shaped import ClipDeltaReward, ParReward, PotentialReward
 from vlmreward.testing.fakes import BrightnessReward, LinearReward
-from vlmreward.types import FrameBatch
+from vlmreward.types import Context, FrameBatch, RewardBatch
 
 LN3 = np.log(3)
 
@@ -16,12 +16,12 @@ LN3 = np.log(3)
 class PlainReward:
     """The first number of an embedding is its reward; negative ones can't be scored."""
 
-    context, causal, needs = "frame", True, ("embeddings",)
+    context: Context = "frame"
+    causal = True
+    needs: tuple[str, ...] = ("embeddings",)
     range = (0.0, 2.0)
 
-    def compute_reward(self, batch):
-        from vlmreward.types import RewardBatch
-
+    def compute_reward(self, batch: FrameBatch) -> RewardBatch:
         reward = np.asarray(batch.embeddings)[:, 0].astype(np.float32)
         valid = reward >= 0
         reasons = {int(row): "too dark" for row in np.flatnonzero(~valid)}
@@ -31,7 +31,7 @@ class PlainReward:
 class PrefixReward(PlainReward):
     """The same for a model that sees the episode so far."""
 
-    context = "prefix"
+    context: Context = "prefix"
 
 
 def rows(values):
@@ -46,8 +46,8 @@ def make_batch(now, previous=None, initial=None, terminated=None, truncated=None
         embeddings=rows(now),
         previous=None if previous is None else rows(previous),
         initial=None if initial is None else rows(initial),
-        terminated=np.zeros(n, bool) if terminated is None else np.array(terminated),
-        truncated=np.zeros(n, bool) if truncated is None else np.array(truncated),
+        terminated=np.zeros(n, bool) if terminated is None else np.array(terminated, bool),
+        truncated=np.zeros(n, bool) if truncated is None else np.array(truncated, bool),
     )
 
 
@@ -88,8 +88,8 @@ def test_clip_alone_and_delta_alone():
 def test_potential_is_zero_at_true_ends_and_not_at_time_limits():
     model = PotentialReward(PlainReward(), gamma=0.9, success_at=0.95)
     assert (model.context, model.needs) == ("pair", ("embeddings", "previous", "terminated"))
-    batch = make_batch([0.8, 0.8, 0.8, 1], [0.5] * 4, None, [0, 1, 0, 1], [0, 0, 1, 0])
-    scored = model.compute_reward(dataclasses.replace(batch, terminated=batch.terminated.astype(bool)))
+    batch = make_batch([0.8, 0.8, 0.8, 1], [0.5] * 4, terminated=[0, 1, 0, 1], truncated=[0, 0, 1, 0])
+    scored = model.compute_reward(batch)
     np.testing.assert_allclose(scored.reward, [0.22, -0.5, 0.22, 0.5], atol=1e-6)
     assert model.range == pytest.approx((0.9 * 0 - 2, 0.9 * 2 - 0 + 1))
 
@@ -169,23 +169,23 @@ def test_models_on_pixels_are_shaped_where_no_other_frame_is_needed():
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("build", "settings", "message"),
     [
-        (lambda of: ParReward(of, temperature=0), "temperature must be a finite number > 0, got 0"),
-        (lambda of: ParReward(of, reference="first"), "reference must be a number or initial, got 'first'"),
-        (lambda of: ParReward(of, reference=None), "reference must be a finite number, got None"),
-        (lambda of: ClipDeltaReward(of, delta=False), "clip_at is null and delta is false, which shapes nothing"),
-        (lambda of: ClipDeltaReward(of, delta="no"), "delta must be true or false, got 'no'"),
-        (lambda of: ClipDeltaReward(of, clip_at=0.0), "clip_at=0.0 is not above the least reward 0, so nothing"),
-        (lambda of: ClipDeltaReward(of, clip_at="high"), "clip_at must be a finite number, got 'high'"),
-        (lambda of: PotentialReward(of, gamma=None), "gamma must be the agent's discount factor, got null"),
-        (lambda of: PotentialReward(of, gamma=1.01), r"gamma must be a finite number in \[0, 1\], got 1.01"),
-        (lambda of: PotentialReward(of, success_at=np.inf), "success_at must be a finite number, got inf"),
+        (ParReward, {"temperature": 0}, "temperature must be a finite number > 0, got 0"),
+        (ParReward, {"reference": "first"}, "reference must be a number or initial, got 'first'"),
+        (ParReward, {"reference": None}, "reference must be a finite number, got None"),
+        (ClipDeltaReward, {"delta": False}, "clip_at is null and delta is false, which shapes nothing"),
+        (ClipDeltaReward, {"delta": "no"}, "delta must be true or false, got 'no'"),
+        (ClipDeltaReward, {"clip_at": 0.0}, "clip_at=0.0 is not above the least reward 0, so nothing"),
+        (ClipDeltaReward, {"clip_at": "high"}, "clip_at must be a finite number, got 'high'"),
+        (PotentialReward, {"gamma": None}, "gamma must be the agent's discount factor, got null"),
+        (PotentialReward, {"gamma": 1.01}, r"gamma must be a finite number in \[0, 1\], got 1.01"),
+        (PotentialReward, {"success_at": np.inf}, "success_at must be a finite number, got inf"),
     ],
 )
-def test_bad_settings_are_rejected(build, message):
+def test_bad_settings_are_rejected(build, settings, message):
     with pytest.raises(ConfigError, match=message):
-        build(PlainReward())
+        build(PlainReward(), **settings)
 
 
 def test_transforms_that_would_undo_a_potential_are_refused():

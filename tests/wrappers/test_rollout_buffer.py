@@ -44,10 +44,9 @@ class KnownScorer:
     def scores(self, first, last):
         self.asked.append((first, last))
         rows = slice(first - 100, last - 99)
-        step = np.zeros(self.raw.shape, np.int64)
-        parts = np.zeros((*self.raw.shape, 0), np.float32)
-        known = self.raw, self.valid, self.env_reward, self.scored, step, parts
-        return Scores(*(values[rows] for values in known))
+        raw, env_reward = self.raw[rows], self.env_reward[rows]
+        step, parts = np.zeros(raw.shape, np.int64), np.zeros((*raw.shape, 0), np.float32)
+        return Scores(raw, self.valid[rows], env_reward, self.scored[rows], step, parts)
 
     def stats(self):
         return {"reasons": {"constant frame": 1}}

@@ -15,6 +15,8 @@ from vlmreward.rewards.shaping import LagrangeWeights, product, soft_and, unit_r
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.types import Context, FloatArray, FrameBatch, RewardBatch, RewardModel
 
+_WIDTHS: tuple[Context, ...] = get_args(Context)  # from the narrowest to the widest
+
 
 class CompositeReward(ABC):
     """A reward of several models' rewards of the same rows.
@@ -42,7 +44,8 @@ class CompositeReward(ABC):
             )
         self.parts = dict(parts)
         models = list(self.parts.values())
-        self.context: Context = max((model.context for model in models), key=get_args(Context).index)
+        contexts: list[Context] = [model.context for model in models]
+        self.context: Context = max(contexts, key=_WIDTHS.index)
         self.causal: bool = all(model.causal for model in models)
         needs = [field for model in models for field in model.needs]
         if any(model.context == "pair" for model in models):
