@@ -112,10 +112,10 @@ def test_longer_run_goes_on_where_it_ended(cli: Any, tmp_path: Path, settings: t
 def test_learned_weights_are_logged_and_gone_on_with(cli: Any, tmp_path: Path, settings: tuple[str, ...]) -> None:
     goals = ("goal=pole up", "goal=cart in the middle")
     learned = ("reward=constrained", "reward.thresholds=0.9", "reward.rate=0.01")
-    assert cli("train", *settings, *goals, *learned, "total_timesteps=1200", "run_dir=run").code == 0
+    assert cli("train", *settings, *goals, *learned, "total_timesteps=300", "run_dir=run").code == 0
     weight = metrics(tmp_path / "run")[-1]["reward/weight/cart in the middle"]
     assert 0 < weight < 10 / 11
-    outcome = cli("train", "resume=run", "total_timesteps=1201")
+    outcome = cli("train", "resume=run", "total_timesteps=301")
     assert outcome.code == 0, outcome.err
     assert metrics(tmp_path / "run")[-1]["reward/weight/cart in the middle"] >= weight
     assert cli("evaluate", "run=run", "episodes=2").code == 0

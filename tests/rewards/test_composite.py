@@ -26,7 +26,8 @@ class ColumnReward:
         needs: tuple[str, ...] = ("embeddings",),
         bounds: tuple[float, float] = (0.0, 2.0),
     ) -> None:
-        self.column, self.context, self.causal = column, context, causal
+        self.context: Context = context
+        self.column, self.causal = column, causal
         self.needs, self.range = needs, bounds
 
     def compute_reward(self, batch: FrameBatch) -> RewardBatch:

@@ -72,7 +72,8 @@ def make_reward_from_config(
     """Build what a file of ``configs/reward`` describes.
 
     Args:
-        config: ``name``, the model's own settings, and the settings of :class:`RewardTransform`.
+        config: ``name``, the model's own settings, and the settings of :class:`RewardTransform`. A model that can't do
+            with any transform builds its own from them, in a method ``make_transform``.
         encoder: Frozen encoder of frames and prompts.
         **prompts: ``goal`` and ``baseline``, which stand outside the reward's group.
 
@@ -86,7 +87,6 @@ def make_reward_from_config(
     """
     own = {k: v for k, v in config.items() if k not in TRANSFORM_KEYS and k != "name"}
     model = make_reward(_REWARDS.name_in(config), encoder, **prompts, **own)
-    # a model that can't do with any transform builds its own
     make_transform = getattr(model, "make_transform", RewardTransform)
     return model, make_transform(**{k: config[k] for k in TRANSFORM_KEYS if k in config})
 

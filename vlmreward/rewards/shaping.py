@@ -190,7 +190,7 @@ def driving_product(
         float32, shape (N,).
     """
     wanted = top_speed_kmh * unit_range(contrast, -alarm, 0.0).astype(np.float64)
-    factors = [
+    factors: list[Floats] = [
         1 - np.abs(np.asarray(speed_kmh, np.float64) - wanted) / top_speed_kmh,
         1 - unit_range(np.abs(centre_distance_m), 0.0, half_lane_m),
         1 - unit_range(np.abs(angle_deg), 0.0, most_angle_deg),
