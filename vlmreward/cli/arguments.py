@@ -69,7 +69,7 @@ class Arguments:
 def is_prompt(key: str) -> bool:
     """Return whether a dotted key holds a prompt: ``goal``, ``baseline``, those of ``reward``, and varied ones."""
     head, _, last = key.removeprefix("vary.").rpartition(".")
-    return last in PROMPT_KEYS and head in ("", "reward")
+    return last in PROMPT_KEYS and (head in ("", "reward") or head.startswith("reward.parts."))
 
 
 def is_path(key: str) -> bool:

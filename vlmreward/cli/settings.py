@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from vlmreward.agents.catalogue import get_agent
+from vlmreward.cli.discount import settle_discount
 from vlmreward.cli.environments import EnvFactory, find_spec, find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
 from vlmreward.cli.values import flag, whole
@@ -164,11 +165,13 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     n_envs = _given(composed["n_envs"], measured.pop("n_envs", 1))
     normalise_obs = _given(composed["normalise_obs"], measured.pop("normalise_obs", False))
     timesteps = whole("total_timesteps", timesteps, 1)
+    agent = _merge(measured, composed["agent"])
+    reward, discount_note = settle_discount(composed["reward"], agent)
     settings = TrainSettings(
         env=settle_env(env, goal.task, bool(tasks)),
         encoder=dict(composed["encoder"]),
-        reward=dict(composed["reward"]),
-        agent=_merge(measured, composed["agent"]),
+        reward=reward,
+        agent=agent,
         goal=goal.goal,
         baseline=goal.baseline,
         seed=composed["seed"],
@@ -182,8 +185,8 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         checkpoint_every=_given(composed["checkpoint_every"], max(1, timesteps // 10)),
         eval=EvalSettings(**composed["eval"]),
     )
-    unused = composed["baseline"] is not None and settings.reward.get("alpha") == 0
-    notes = [goal.note, "the baseline is not used: reward.alpha is 0" if unused else ""]
+    unused = composed["baseline"] is not None and (key := _unused_baseline(reward))
+    notes = [goal.note, f"the baseline is not used: {key} is 0" if unused else "", discount_note]
     return settings, "; ".join(note for note in notes if note)
 
 
@@ -266,6 +269,14 @@ def change_for_resume(settings: TrainSettings, asked: Mapping[str, Any]) -> Trai
                 raise ConfigError(f"unknown setting 'eval.{key}': {suggest(f'eval.{key}', known)}")
         changed["eval"] = EvalSettings(**{**asdict(settings.eval), **asked["eval"]})
     return TrainSettings(**changed)
+
+
+def _unused_baseline(reward: Mapping[str, Any], at: str = "reward") -> str:
+    """Return the key by which a reward, or the one that it shapes, makes no use of a baseline; "" if it does."""
+    inner = reward.get("of")
+    if isinstance(inner, Mapping) and not reward.get("parts"):
+        return _unused_baseline(inner, f"{at}.of")
+    return f"{at}.alpha" if reward.get("name") == "clip" and reward.get("alpha", 0) == 0 else ""
 
 
 def _fields(settings: TrainSettings) -> dict[str, Any]:
