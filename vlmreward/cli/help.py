@@ -54,8 +54,8 @@ examples:
   vlmreward audit env=cartpole run=runs/<name>                                     frames of a trained agent among them
   vlmreward audit frames=pictures/labels.csv goal="a red cube in the box"          labelled pictures of your own
 
-vary.<setting>=[a,b,...] compares all combinations. The result is a folder: audit.json, landscapes as PNG, and audit.html,
-one page with a sortable table, landscapes and the frames of the highest and lowest rewards. What it means: docs/audit.md.
+vary.<setting>=[a,b,...] compares all combinations. The result is a folder: audit.json, landscapes as PNG, and
+audit.html, one page with a sortable table, landscapes and the frames of the highest and lowest rewards (docs/audit.md).
 """,
     "evaluate": """\
 Measure an agent on episodes of its own: true success with a 95 % Wilson interval, environment return, VLM return.

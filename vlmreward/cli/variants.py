@@ -49,11 +49,11 @@ def spread(arguments: Arguments) -> list[Combination]:
         else:
             plain.append(override)
     literals = {}
-    for key, values in arguments.literals.items():
+    for key, prompts in arguments.literals.items():
         if key.startswith(PREFIX):
-            axes[key.removeprefix(PREFIX)] = list(values)
+            axes[key.removeprefix(PREFIX)] = list(prompts)
         else:
-            literals[key] = values
+            literals[key] = prompts
     base = replace(arguments, overrides=tuple(plain), literals=literals)
     for key in axes:
         if key in base.keys():  # noqa: SIM118  a method, not a mapping
@@ -63,15 +63,15 @@ def spread(arguments: Arguments) -> list[Combination]:
         total *= len(values)
     if total > MOST:
         raise ConfigError(f"{total} combinations are too many for one audit, {MOST} at most: vary fewer settings")
-    prompts = {key for key in axes if f"{PREFIX}{key}" in arguments.literals}
+    worded = {key for key in axes if f"{PREFIX}{key}" in arguments.literals}
     return [
-        _combine(base, dict(zip(axes, choice, strict=True)), prompts) for choice in itertools.product(*axes.values())
+        _combine(base, dict(zip(axes, choice, strict=True)), worded) for choice in itertools.product(*axes.values())
     ]
 
 
-def _combine(base: Arguments, chosen: dict[str, Any], prompts: set[str]) -> Combination:
-    overrides = tuple(f"{key}={_as_text(value)}" for key, value in chosen.items() if key not in prompts)
-    literals = {key: (value,) for key, value in chosen.items() if key in prompts}
+def _combine(base: Arguments, chosen: dict[str, Any], worded: set[str]) -> Combination:
+    overrides = tuple(f"{key}={_as_text(value)}" for key, value in chosen.items() if key not in worded)
+    literals = {key: (value,) for key, value in chosen.items() if key in worded}
     return Combination(chosen, replace(base, overrides=base.overrides + overrides, literals=base.literals | literals))
 
 
