@@ -24,15 +24,15 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for matrix products, too; before numpy loads
 
-import numpy as np  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from scipy import stats  # noqa: E402
-from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: E402
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vlmreward.audit.bootstrap import REPLICATES, draw_counts, estimate, select_metrics  # noqa: E402
-from vlmreward.audit.sample import Array, Sample, make_sample  # noqa: E402
-from vlmreward.audit.table import make_table  # noqa: E402
+from vlmreward.audit.bootstrap import REPLICATES, draw_counts, estimate, select_metrics
+from vlmreward.audit.sample import Array, Sample, make_sample
+from vlmreward.audit.table import make_table
 
 MOST_SECONDS = 60.0
 AIM_SECONDS = 20.0
