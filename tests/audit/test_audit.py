@@ -10,7 +10,7 @@ from vlmreward.audit.survey import Block
 from vlmreward.audit.verdict import judge
 from vlmreward.errors import ConfigError
 from vlmreward.testing.fakes import BrightnessReward, LinearReward, ProjectionEncoder
-from vlmreward.types import RewardBatch
+from vlmreward.types import Context, RewardBatch
 
 N = 240
 
@@ -31,7 +31,8 @@ class Column:
 class Rises:
     """Rises with the angle, falls with it, or draws at random."""
 
-    context, causal, range, needs = "frame", True, (-1.0, 1.0), ("embeddings",)
+    context: Context = "frame"
+    causal, range, needs = True, (-1.0, 1.0), ("embeddings",)
 
     def __init__(self, sign):
         self.sign = sign
@@ -111,7 +112,7 @@ def test_strips_show_the_ends_and_the_confident_mistakes(view):
     ]
     best = [float(f["reward"]) for f in found["highest rewards"]]
     assert best == sorted(best, reverse=True)
-    assert best[0] == pytest.approx(np.nanmax(view.scores[:, 0]), abs=1e-4)
+    assert best[0] == pytest.approx(float(np.nanmax(view.scores[:, 0])), abs=1e-4)
     assert all("no success" in f["caption"] for f in found["highest rewards without success"])
 
 
@@ -141,7 +142,7 @@ def test_same_seed_same_figures(view):
 def test_an_encoder_that_maps_everything_to_one_vector_is_refused():
     class Constant(Column):
         def encode_images(self, frames):
-            return np.tile(np.float32([[1.0, 0.0]]), (len(frames), 1))
+            return np.tile(np.array([[1.0, 0.0]], np.float32), (len(frames), 1))
 
     with pytest.raises(ConfigError, match="encoder column maps all 240 frames to one vector"):
         build_gallery(blocks(), [Constant()])

@@ -27,8 +27,8 @@ def test_reads_pictures_and_labels_in_order(tmp_path):
     (block,) = read_folder(tmp_path)
     assert block.frames.shape == (3, 6, 8, 3)
     assert block.frames[:, 0, 0, 0].tolist() == [0, 40, 80]
-    assert block.success.tolist() == [False, True, False]
-    assert block.progress.tolist() == [0.1, 0.9, -3.0]
+    np.testing.assert_array_equal(block.success, [False, True, False])
+    np.testing.assert_array_equal(block.progress, [0.1, 0.9, -3.0])
     assert (block.episode.tolist(), block.step.tolist()) == ([0, 0, 1], [0, 1, 0])
 
 

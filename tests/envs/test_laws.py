@@ -115,7 +115,7 @@ def test_find_task_suggests_the_nearest():
 def test_states_can_be_set_and_judged(env):
     """What an audit stands on: a state that was set is the state that is drawn and judged, whatever was before it."""
     bare = env.unwrapped
-    assert isinstance(bare, Surveyable)
+    assert isinstance(env.unwrapped, Surveyable)
     env.reset(seed=0)
     for name in bare.TASKS:
         states = bare.sample_states(np.random.default_rng(1), 6, name)

@@ -89,18 +89,17 @@ def settle_audit(arguments: Arguments) -> AuditSettings:
     for combination in combinations:
         around, own = combination.arguments.take(_ENV_KEYS)
         options = _compose("audit", own, composed)
-        tasks, default_task, named = {}, None, None
-        if around.overrides:
-            page = _compose("train", around, composed)["env"]
-            tasks, default_task = find_tasks(str(page.get("id"))), page.get("default_task")
-            # the first one's goal says which truth the frames are labelled with
-            named = page.get("task") if goal is None else goal.task
-        settled = settle_goal(tasks, options["goal"], options["baseline"], named, default_task)
+        page = _compose("train", around, composed)["env"] if around.overrides else None
+        tasks = find_tasks(str(page.get("id"))) if page else {}
+        # the first one's goal says which truth the frames are labelled with
+        named = goal.task if goal is not None else page.get("task") if page else None
+        settled = settle_goal(
+            tasks, options["goal"], options["baseline"], named, page.get("default_task") if page else None
+        )
         goal = goal or settled
-        if around.overrides:
-            this = settle_env(page, goal.task, bool(tasks))
-            env = env or this
-        kwargs = dict(this.kwargs) if around.overrides else {}
+        this = settle_env(page, goal.task, bool(tasks)) if page else None
+        env = env or this
+        kwargs = dict(this.kwargs) if this else {}
         name = ", ".join(_shown(k, v) for k, v in combination.chosen.items()) or " / ".join(settled.goal)
         scorers.append(
             Scorer(

@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
     arguments = parse_arguments(argv)
     refuse_words("train", arguments)
+    mode: Any = "off"  # what is gone on with was looked at when it began
     if (resumed := arguments.path("resume")) is not None:
         run, before = RunFolder.open(resumed)
         settings = change_for_resume(before, _changes(arguments))
