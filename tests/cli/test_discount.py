@@ -32,7 +32,7 @@ def test_potential_takes_the_agents_gamma(agent: str, gamma: float) -> None:
 
 
 def test_other_gamma_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"reward\.gamma must be the agent's gamma=0\.985, got 0\.9: leave it out"):
+    with pytest.raises(ConfigError, match=r"reward\.gamma must be the agent's gamma=0\.97, got 0\.9: leave it out"):
         settle("reward=potential", "agent=ppo", "reward.gamma=0.9")
 
 
