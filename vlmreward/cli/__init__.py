@@ -82,7 +82,7 @@ def run_command(name: str, rest: list[str]) -> int:
         return _fail(label, e)
     except OSError as e:
         # a file that isn't there is a fault of ours: what the user names is looked for before it is opened
-        place = e.errno in PLACE_REFUSED and e.errno != errno.ENOENT and e.filename
+        place = e.errno in PLACE_REFUSED and e.errno != errno.ENOENT and e.filename is not None
         if debug or not (e.errno in DISK_FULL or place):
             raise
         where = f" ({e.filename})" if e.filename else ""

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from vlmreward.agents.callbacks import Cadence, Clock, StopRequest, TrainingCallback, TrainingStopped
+from vlmreward.agents.catalogue import get_agent
 from vlmreward.agents.checkpoint_state import capture_random, restore_random
 from vlmreward.agents.checkpointer import Checkpointer, Stateful
 from vlmreward.agents.episode_log import EpisodeLog
@@ -44,7 +45,7 @@ class Session:
         self.stop = StopRequest()
         self.clock, self.episodes, self.frames = Clock(), EpisodeLog(), FrameLog()
         check_agent(settings)  # first: it takes no time, and weights may take minutes
-        self.threads = set_threads(settings)
+        self.threads = set_threads(settings.threads, get_agent(settings.agent["name"]).scoring == "replay")
         self.scoring: Scoring = build_scoring(settings)
         self.training = build_training(settings, self.scoring)
         self._eval_envs: list[gym.Env] = []
