@@ -5,7 +5,7 @@
 Scores are made up: progress that drifts in each rollout, seen through noise that is different in every sweep. Time
 is CPU time of this process and includes sorting, drawing, every metric, the intervals and the table as JSON. Beside
 it stands the usual way, scipy and scikit-learn on resampled frames, timed in the same run on a few replicates and
-multiplied; its values also check ours. Run it with OMP_NUM_THREADS=1 to keep the matrix products on one core, too.
+multiplied; its values also check ours.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before numpy loads
-    os.environ.setdefault(name, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for matrix products, too; before numpy loads
 
 import numpy as np
 from rich.console import Console

@@ -71,6 +71,6 @@ def test_mean_success_frame_leaves_the_own_rollout_out():
 
 def test_bad_frames_and_sides_are_refused():
     with pytest.raises(FramesError, match="frames must be uint8"):
-        thumbnails(np.zeros((2, 4, 4, 3)))
+        thumbnails(np.zeros((2, 4, 4, 3)))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="side must be >= 1, got 0"):
         thumbnails(np.zeros((2, 4, 4, 3), np.uint8), side=0)
