@@ -1,7 +1,5 @@
 """Every metric against a second implementation on data that is really repeated, and against numbers by hand."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -196,12 +194,14 @@ def test_replicate_without_frames_or_with_one_frame_is_undefined(replicates):
         assert np.isnan(got).all(), metric.name
 
 
-def test_replicate_of_one_value_far_from_the_others_is_not_taken_for_varied(replicates):
-    """Sums about another centre leave rounding, which must not become a correlation."""
-    scores = np.array([0.1, 0.1, 1e3 / 3, 1e3 / 3, 0.2])
-    known = {"progress": np.arange(5.0), "success": np.arange(5) % 2 == 0}
-    for function in (partial(pearson, label="progress"), partial(spearman, label="progress"), cohen_d, kendall_tau_b):
-        assert np.isnan(replicates(function, [[0, 0, 7, 3, 0]], scores, **known)).all()
+def test_replicate_of_equal_scores_is_not_taken_for_varied(replicates):
+    """Its sums about the mean of the whole sample leave rounding, which must not become a correlation."""
+    rng = np.random.default_rng(6)
+    scores = np.stack([np.where(np.arange(60) < 30, value, rng.random(60)) for value in (0.1, 1e3 / 3, 1e-5)], axis=1)
+    known = {"progress": rng.random(60), "success": np.arange(60) % 2 == 0}
+    counts = rng.integers(0, 5, (20, 60)) * (np.arange(60) < 30)
+    for name in ("pearson_progress", "pearson_success", "spearman_progress", "cohen_d", "kendall_tau_b", "gap_share"):
+        assert np.isnan(replicates(BY_NAME[name].function, counts, scores, **known)).all(), name
 
 
 RANK_METRICS = ("auroc", "auprc", "spearman_progress", "pairwise_accuracy", "kendall_tau_b")

@@ -21,11 +21,6 @@ def ratio(numerator: Array, denominator: Array) -> Array:
     return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=np.asarray(denominator) > 0)
 
 
-def centred(values: Array) -> Array:
-    """Return columns less one of their own middle values, so that a constant column becomes exactly 0."""
-    return values - np.sort(values, axis=0)[(len(values) - 1) // 2]
-
-
 class Draws:
     """B replicates of a sample, each with a count of how often it holds each group.
 
@@ -84,8 +79,8 @@ class Draws:
 
     @cached_property
     def centred_scores(self) -> Array:
-        """Scores less a middle one of their sweep, shape (N, S)."""
-        return centred(self.scores)
+        """Scores less their mean over the sample, shape (N, S): sums of squares then lose little to rounding."""
+        return self.scores - self.scores.mean(axis=0)
 
     @cached_property
     def score_sum(self) -> Array:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from vlmreward.audit.draws import Draws, centred, ratio
+from vlmreward.audit.draws import Draws, ratio
 from vlmreward.audit.ranks import QUANTILES
 from vlmreward.audit.sample import Array
 
@@ -52,7 +52,7 @@ def pearson(draws: Draws, label: str) -> Array:
 
 def correlation(draws: Draws, others: Array) -> Array:
     """Pearson correlation of the scores with other numbers, shape (N, 1), or one column for each sweep, (N, S)."""
-    y = centred(others)
+    y = others - others.mean(axis=0)
     sum_y = draws.total(y)
     deviation_y = draws.deviation(draws.total(y**2), sum_y, draws.n)
     product = draws.total(draws.centred_scores * y) - ratio(draws.score_sum * sum_y, draws.n)
