@@ -62,7 +62,9 @@ def variants(*signs, mismatched=()):
 
 @pytest.fixture(scope="module")
 def view():
-    return audit_view(build_gallery(blocks(), [Column()]), variants(0, 1, -1, mismatched=(-1, 0)), replicates=100)
+    return audit_view(
+        build_gallery(blocks(), {"column": Column()}), variants(0, 1, -1, mismatched=(-1, 0)), replicates=100
+    )
 
 
 def test_right_wrong_and_random_rewards_are_told_apart(view):
@@ -117,7 +119,7 @@ def test_strips_show_the_ends_and_the_confident_mistakes(view):
 
 
 def test_without_labels_nothing_is_claimed():
-    view = audit_view(build_gallery(blocks(labels=False), [Column()]), variants(1), replicates=50)
+    view = audit_view(build_gallery(blocks(labels=False), {"column": Column()}), variants(1), replicates=50)
     assert SCORE not in view.table.columns
     assert judge(view).beats_chance is None
     assert "no labels" in judge(view).figure
@@ -125,7 +127,7 @@ def test_without_labels_nothing_is_claimed():
 
 
 def test_labels_of_one_kind_fall_back_to_progress():
-    gallery = build_gallery(blocks(), [Column()])
+    gallery = build_gallery(blocks(), {"column": Column()})
     assert gallery.success is not None
     object.__setattr__(gallery, "success", np.zeros(len(gallery), bool))
     view = audit_view(gallery, variants(1, -1), replicates=50)
@@ -135,7 +137,9 @@ def test_labels_of_one_kind_fall_back_to_progress():
 
 
 def test_same_seed_same_figures(view):
-    again = audit_view(build_gallery(blocks(), [Column()]), variants(0, 1, -1, mismatched=(-1, 0)), replicates=100)
+    again = audit_view(
+        build_gallery(blocks(), {"column": Column()}), variants(0, 1, -1, mismatched=(-1, 0)), replicates=100
+    )
     assert to_json(again) == to_json(view)
 
 
@@ -145,12 +149,12 @@ def test_an_encoder_that_maps_everything_to_one_vector_is_refused():
             return np.tile(np.array([[1.0, 0.0]], np.float32), (len(frames), 1))
 
     with pytest.raises(ConfigError, match="encoder column maps all 240 frames to one vector"):
-        build_gallery(blocks(), [Constant()])
+        build_gallery(blocks(), {"column": Constant()})
 
 
 def test_every_frame_is_encoded_once():
     encoder = ProjectionEncoder()
-    build_gallery(blocks(), [encoder])
+    build_gallery(blocks(), {"column": encoder})
     assert encoder.batches == [N // 2, N // 2]
 
 
@@ -161,9 +165,92 @@ def test_rewards_that_look_at_more_than_single_frames_are_refused():
         check_scores_frames(BrightnessReward(), "x")
 
 
+class Fixed:
+    """Pays given rewards, whatever it sees."""
+
+    context: Context = "frame"
+    causal, range, needs = True, (-np.inf, np.inf), ("embeddings",)
+
+    def __init__(self, rewards):
+        self.rewards = np.asarray(rewards, np.float32)
+
+    def compute_reward(self, batch):
+        return RewardBatch(self.rewards, np.ones(len(batch), bool))
+
+
+def fixed(*rewards):
+    return [Variant(f"{i}", {}, "column", Fixed(r), {}) for i, r in enumerate(rewards)]
+
+
+def test_the_best_of_many_useless_rewards_does_not_beat_chance():
+    """By its own interval, the best of 60 draws of noise does so more often than not."""
+    gallery, alone, among = build_gallery(blocks(), {"column": Column()}), 0, 0
+    for trial in range(20):
+        noise = np.random.default_rng(trial).standard_normal((60, N))
+        view = audit_view(gallery, fixed(*noise), replicates=200, seed=trial)
+        best = int(np.argmax(view.table.columns["auroc"].value[:60]))
+        alone += view.table.columns["auroc"].low[best] > 0.5
+        among += judge(view, best).beats_chance is True
+    assert alone > 10
+    assert among <= 3
+
+
+def test_a_good_reward_among_useless_ones_beats_chance():
+    gallery = build_gallery(blocks(), {"column": Column()})
+    assert gallery.progress is not None
+    view = audit_view(
+        gallery, fixed(*np.random.default_rng(0).standard_normal((60, N)), gallery.progress), replicates=200
+    )
+    assert view.best == 60
+    assert judge(view, 60).beats_chance is True
+
+
+def test_too_few_successes_are_no_verdict():
+    gallery = build_gallery(blocks(), {"column": Column()})
+    few = np.zeros(N, bool)
+    few[:2] = True
+    object.__setattr__(gallery, "success", few)
+    verdict = judge(audit_view(gallery, fixed(few.astype(float)), replicates=100))
+    assert verdict.beats_chance is None
+    assert "too few labels of a kind" in verdict.figure
+    assert "nan" not in verdict.figure
+
+
+def test_high_at_the_goal_and_falling_on_the_way_is_warned_of():
+    gallery = build_gallery(blocks(), {"column": Column()})
+    assert gallery.success is not None
+    assert gallery.progress is not None
+    falls = np.where(gallery.success, 2.0, -gallery.progress)
+    verdict = judge(audit_view(gallery, fixed(falls), replicates=100))
+    assert verdict.beats_chance is True
+    assert any("may not rise towards the goal" in w for w in verdict.warnings)
+
+
+def test_noise_is_that_of_the_reward_not_of_the_cosine():
+    """A head that stretches a cosine tenfold stretches its noise too: the span over the noise stays what it was."""
+    view = audit_view(build_gallery(blocks(), {"column": Column()}), variants(1, 10, 0.1), replicates=0)
+    span = view.table.columns["range_in_noise"].value[:3]
+    np.testing.assert_allclose(span, span[0], rtol=1e-3)
+    # the reward is the sine of the angle a in [0, 1]: noise of 1e-4 in both coordinates moves it by 1e-4 cos a
+    angle = np.linspace(0, 1, 1001)
+    noise = 1e-4 * np.sqrt((np.cos(angle) ** 2 * 1).mean())
+    assert span[0] == pytest.approx((np.sin(0.95) - np.sin(0.05)) / noise, rel=0.15)
+
+
+def test_frames_are_paired_with_the_first_of_their_episode():
+    gallery = build_gallery(blocks(), {"column": Column()})
+    with pytest.raises(ConfigError, match="give columns episode, step"):
+        gallery.initial_rows()
+    episode, step = np.arange(N), np.zeros(N, np.int64)
+    episode[10:14], step[10:14] = 500, [3, 0, 2, 1]
+    object.__setattr__(gallery, "episode", episode)
+    object.__setattr__(gallery, "step", step)
+    assert gallery.initial_rows().tolist() == [11] * N
+
+
 def test_a_page_escapes_what_users_write(view):
     about = {
-        "goal": ["<script>alert(1)</script>"], "baseline": [], "subject": "x & y", "versions": {"vlmreward": "0"},
+        "title": "<script>alert(1)</script>", "baseline": [], "subject": "x & y", "versions": {"vlmreward": "0"},
     }  # fmt: skip
     page = render_page(about, [view], [])
     assert "<script>alert" not in page

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from vlmreward.cli import gate
+from vlmreward.cli.gate import name_audit
+from vlmreward.errors import ConfigError
 
 AUDIT = ("audit", "encoder=fake", "count=120", "replicates=50", "landscapes=false", "out=a")
 TRAIN = (
@@ -41,7 +43,7 @@ def test_an_audit_leaves_json_and_page(cli, tmp_path):
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["audit.html", "audit.json"]
     result = read(tmp_path / "a" / "audit.json")
     assert result["goal"] == ["pole vertically upright on top of the cart"]
-    assert len(result["mismatched"]) == 3
+    assert len(result["settings"]["mismatched"]) == 3
     (view,) = result["views"]
     assert (view["frames"], view["sources"]) == (120, {"states": 60, "random": 60})
     names = [row["name"] for row in view["sweeps"]]
@@ -104,6 +106,9 @@ def test_pictures_of_ones_own(cli, tmp_path):
         (("env=cartpole", "replicates=x"), "replicates must be a whole number >= 0, got 'x'"),
         (("env=cartpole", "vary.rewards=[clip]"), "unknown setting 'rewards': did you mean 'reward'"),
         (("env=cartpole", "run=nowhere"), "nowhere"),
+        (("env=cartpole", "vary.seed=[0,1]"), "an audit can't vary seed: it compares goal, baseline, reward"),
+        (("env=cartpole", "vary.env.task=[upright,left]"), "an audit can't vary env.task"),
+        (("env=cartpole", "vary.encoder.weights=[a,b]"), "write vary.encoder.weights=<a> vary.encoder.weights=<b>"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(cli, tmp_path, arguments, message):
@@ -170,6 +175,56 @@ def test_an_audit_does_not_change_what_is_learned(cli, tmp_path):
         assert cli(*TRAIN[:-1], *asked).code == 0
     x, y = (read(tmp_path / name / "result.json")["evaluation"] for name in "xy")
     assert x == y
+
+
+def test_a_baseline_that_is_another_tasks_goal_is_audited(cli, few_frames):
+    """The control's prompts are those of other tasks; one that is the run's own baseline is left out of it."""
+    ends = ("goal=cart at the left end of the track", "baseline=cart at the right end of the track")
+    outcome = cli(*TRAIN, "total_timesteps=3000", "agent.n_epochs=1", "reward=contrastive", *ends)
+    assert outcome.code == 0, outcome.err
+    assert "audit of 30 frames: AUROC of success" in outcome.err
+
+
+@pytest.mark.parametrize("reward", ["par", "clip_delta", "potential", "soft_and", "product", "constrained"])
+def test_shaped_and_composite_rewards_are_audited(cli, tmp_path, reward):
+    goals = ("goal=pole vertically upright on top of the cart", "goal=cart at the left end of the track")
+    several = reward in ("soft_and", "product", "constrained")
+    outcome = cli(*AUDIT, "env=cartpole", f"reward={reward}", *goals[: 1 + several], "baseline=a cart")
+    assert outcome.code == 0, outcome.err
+    assert (reward in ("clip_delta", "potential")) == ("is what was audited" in outcome.out)
+    row = read(tmp_path / "a" / "audit.json")["views"][0]["sweeps"][0]["metrics"]
+    assert row["audit_score"]["value"] is not None
+    assert row["prompt_margin"]["value"] is not None
+
+
+def test_a_reward_that_cant_be_audited_is_said_to_be_so(cli, tmp_path, few_frames, monkeypatch):
+    def refuse(*_):
+        raise ConfigError("it needs more than frames")
+
+    monkeypatch.setattr("vlmreward.cli.audit_parts.check_scores_frames", refuse)
+    outcome = cli(*TRAIN, "total_timesteps=3000", "agent.n_epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert "the reward was not audited: it needs more than frames" in outcome.err
+    assert read(tmp_path / "run" / "result.json")["audit"]["skipped"] == "it needs more than frames"
+
+
+def test_the_hint_audits_the_same_reward():
+    argv = ["env=cartpole", "env.task=left", "reward.alpha=0.5", "encoder=siglip2", "n_envs=2", "seed=3"]
+    assert name_audit(argv, "it's left") == (
+        "vlmreward audit env=cartpole env.task=left reward.alpha=0.5 encoder=siglip2 'goal=it'\"'\"'s left'"
+    )
+    assert name_audit(["goal=x y", "+agent.gamma=1"], "x y") == "vlmreward audit 'goal=x y'"
+
+
+def test_one_encoder_in_two_precisions_is_encoded_twice(cli, tmp_path):
+    arguments = list(AUDIT)
+    arguments[1] = "encoder=mini"
+    outcome = cli(*arguments, "env=cartpole", "vary.encoder.precision=[fp32,bf16]")
+    assert outcome.code == 0, outcome.err
+    rows = read(tmp_path / "a" / "audit.json")["views"][0]["sweeps"][:2]
+    first, second = (row["metrics"]["pearson_progress"]["value"] for row in rows)
+    assert first != second
+    assert first == pytest.approx(second, abs=0.01)
 
 
 def test_unknown_mode_is_refused(cli):

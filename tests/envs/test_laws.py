@@ -125,7 +125,6 @@ def test_states_can_be_set_and_judged(env):
         for state in [*states, *states[::-1]]:
             bare.set_state(state)
             success, progress = bare.judge(name)
-            assert isinstance(bool(success), bool)
             assert np.isfinite(progress)
             seen.append((bool(success), float(progress), env.render().copy()))
         for a, b in zip(seen[:6], seen[:5:-1], strict=True):

@@ -13,6 +13,7 @@ from vlmreward.audit.bootstrap import (
     Estimate,
     draw_counts,
     estimate,
+    family_low,
     prompt_correlation,
     prompt_margin,
     select_metrics,
@@ -22,8 +23,11 @@ from vlmreward.audit.sample import Array, IntArray, Sample, make_sample
 from vlmreward.audit.table import MetricTable, make_table
 from vlmreward.types import RewardModel
 
-NOISE = 1e-4
-"""What storing embeddings in float16 can move a cosine by; precision bf16 moves it by up to 1e-3."""
+NOISE = {"bf16": 1e-3, "fp16": 1e-3}
+"""What arithmetic of a precision moves a cosine by."""
+
+STORED_NOISE = 1e-4
+"""What storing embeddings in float16 moves a cosine by."""
 
 SCORE = "audit_score"
 PARTS = {"auroc", "spearman_progress"}
@@ -37,17 +41,21 @@ class Variant:
     Attributes:
         name: Short, unique; says what differs from the others.
         settings: What it is, for the columns of a report: goal, baseline, alpha, encoder, ...
-        encoder_id: Whose embeddings it scores.
+        encoder: Name of the encoder whose embeddings it scores, among the gallery's.
         model: The reward model.
         mismatched: The same with the prompts of other goals in the goal's place, by those prompts; as many for every
             variant of an audit, and the same object where variants share it.
+        noise: What a cosine of its encoder is moved by without a reason.
+        note: What else to know of it, or "".
     """
 
     name: str
     settings: Mapping[str, Any]
-    encoder_id: str
+    encoder: str
     model: RewardModel
     mismatched: Mapping[str, RewardModel]
+    noise: float = STORED_NOISE
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class View:
         variants: What was compared.
         scores: Rewards of the variants, shape (N, V); NaN where a frame could not be scored.
         table: Metrics of the variants, then of the baselines.
+        floors: Of AUROC and Spearman with progress, where they are known: lower ends that hold for all variants at
+            once (:func:`vlmreward.audit.bootstrap.family_low`), shape (V,).
     """
 
     settings: Mapping[str, Any]
@@ -67,12 +77,14 @@ class View:
     variants: tuple[Variant, ...]
     scores: Array
     table: MetricTable
+    floors: Mapping[str, Array]
 
     @property
     def best(self) -> int:
-        """Return the number of the best variant by :data:`SCORE`; by its spread where there are no labels."""
-        values = self.table.columns[SCORE if SCORE in self.table.columns else "range_in_noise"].value
-        own = values[: len(self.variants)]
+        """Return the number of the best variant by :data:`SCORE`; of the first where nothing ranks them."""
+        if SCORE not in self.table.columns:
+            return 0
+        own = self.table.columns[SCORE].value[: len(self.variants)]
         return int(np.nanargmax(own)) if np.isfinite(own).any() else 0
 
 
@@ -92,7 +104,7 @@ def audit_view(
         replicates: Draws of the bootstrap.
         seed: Of the draws and of the random baseline.
     """
-    own = np.stack([gallery.score(v.model, v.encoder_id) for v in variants], axis=1)
+    own = np.stack([gallery.score(v.model, v.encoder) for v in variants], axis=1)
     baselines = gallery.baselines(seed)
     blank = [np.nan] * len(baselines)
     ranges = [v.model.range[1] - v.model.range[0] for v in variants]
@@ -106,12 +118,13 @@ def audit_view(
         np.column_stack([own, *baselines.values()]),
         cues=gallery.cues,
         width=np.array([r if np.isfinite(r) and r > 0 else np.nan for r in ranges] + blank),
-        noise=np.array([NOISE] * len(variants) + blank),
+        noise=np.array([*measure_noise(gallery, variants, own, seed), *blank]),
         **labels,
     )
     counts = draw_counts(sample.groups, replicates, seed)
     estimates = estimate(sample, select_metrics(sample), counts)
-    if PARTS & set(estimates):
+    floors = {name: family_low(estimates[name], len(variants)) for name in PARTS & set(estimates)}
+    if floors:
         estimates[SCORE] = audit_score(estimates)
     if variants[0].mismatched:
         foreign, columns = _mismatched(gallery, variants)
@@ -121,7 +134,34 @@ def audit_view(
             for name, e in _controls(both, estimates.get(SCORE), columns, counts).items()
         }
     names = [*(v.name for v in variants), *(f"baseline: {name}" for name in baselines)]
-    return View(dict(settings or {}), gallery, tuple(variants), own, make_table(names, sample, estimates))
+    return View(dict(settings or {}), gallery, tuple(variants), own, make_table(names, sample, estimates), floors)
+
+
+def measure_noise(gallery: Gallery, variants: Sequence[Variant], own: Array, seed: int) -> list[float]:
+    """Return what each variant's reward moves by when the cosines under it move by their noise; NaN if it never moves.
+
+    A head may stretch or squeeze differences of cosines, so that their own noise says nothing of its reward.
+
+    Args:
+        gallery: The frames.
+        variants: V of them.
+        own: Their rewards, shape (N, V).
+        seed: Of the noise.
+    """
+    shaken: dict[tuple[str, float], Gallery] = {}
+    found = []
+    for variant, rewards in zip(variants, own.T, strict=True):
+        key = (variant.encoder, variant.noise)
+        if key not in shaken:
+            table = gallery.embeddings[variant.encoder]
+            moved = table + variant.noise * np.random.default_rng(seed).standard_normal(table.shape, np.float32)
+            moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+            shaken[key] = replace(gallery, embeddings={variant.encoder: moved})
+        change = shaken[key].score(variant.model, variant.encoder) - rewards
+        change = change[np.isfinite(change)]
+        noise = float(np.sqrt((change**2).mean())) if len(change) else 0.0
+        found.append(noise or float("nan"))
+    return found
 
 
 def audit_score(estimates: Mapping[str, Estimate]) -> Estimate:
@@ -154,7 +194,7 @@ def _mismatched(gallery: Gallery, variants: Sequence[Variant]) -> tuple[Array, I
         for k, model in enumerate(variant.mismatched.values()):
             if id(model) not in models:
                 models[id(model)] = len(scores)
-                scores.append(gallery.score(model, variant.encoder_id))
+                scores.append(gallery.score(model, variant.encoder))
             columns[i, k] = len(variants) + models[id(model)]
     return np.stack(scores, axis=1), columns
 

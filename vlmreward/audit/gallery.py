@@ -25,7 +25,7 @@ class Gallery:
     """N frames of one look (camera, quality) of a scene.
 
     Attributes:
-        embeddings: By the encoder's id, float32, shape (N, D).
+        embeddings: By the encoder's name, float32, shape (N, D).
         episode: Rollout of each frame, int64, shape (N,).
         step: Place in it, int64, shape (N,).
         sources: Where each frame comes from, length N.
@@ -70,38 +70,66 @@ class Gallery:
             scores["pixels: near success"] = nearness_to_success(self.thumbs, self.success, self.episode)
         return scores
 
-    def score(self, model: RewardModel, encoder_id: str) -> Array:
-        """Return a reward model's rewards, float64, shape (N,); NaN where a frame could not be scored."""
-        batch = FrameBatch(episode=self.episode, step=self.step, embeddings=self.embeddings[encoder_id])
+    def score(self, model: RewardModel, encoder: str) -> Array:
+        """Return a reward model's rewards, float64, shape (N,); NaN where a frame could not be scored.
+
+        Raises:
+            ConfigError: The model compares frames with those that their episodes began with, and there is no episode.
+        """
+        table = self.embeddings[encoder]
+        initial = table[self.initial_rows()] if "initial" in model.needs else None
+        batch = FrameBatch(episode=self.episode, step=self.step, embeddings=table, initial=initial)
         scored = model.compute_reward(batch)
         return np.where(scored.valid, scored.reward.astype(np.float64), np.nan)
 
+    def initial_rows(self) -> npt.NDArray[np.int64]:
+        """Return for each frame the row of the one that its episode began with, shape (N,).
+
+        A frame that stands alone (a state that was set) takes the first one of some episode: an agent that got there
+        would have begun there too.
+
+        Raises:
+            ConfigError: Every frame stands alone.
+        """
+        order = np.lexsort((self.step, self.episode))
+        _, start, inverse, sizes = np.unique(
+            self.episode[order], return_index=True, return_inverse=True, return_counts=True
+        )
+        if sizes.max() < 2:
+            raise ConfigError(
+                "the reward compares frames with the first one of their episode: give columns episode, step"
+            )
+        first = order[start]
+        first[sizes < 2] = first[int(np.argmax(sizes >= 2))]
+        rows = np.empty(len(self), np.int64)
+        rows[order] = first[inverse]
+        return rows
+
 
 def check_scores_frames(model: RewardModel, name: str) -> None:
-    """Refuse a reward model that can't score frames by their embeddings one by one.
+    """Refuse a reward model that can't score frames by their embeddings, one by one or beside an episode's first.
 
     Raises:
         ConfigError: It looks at more than that.
     """
-    if model.context != "frame" or not set(model.needs) <= {"embeddings"}:
+    if model.context != "frame" or not set(model.needs) <= {"embeddings", "initial"}:
         looks = f"context {model.context!r}" if model.context != "frame" else f"{', '.join(model.needs)}"
         raise ConfigError(f"an audit scores frames one by one, and reward {name} needs {looks}: audit the reward in it")
 
 
-def build_gallery(blocks: Iterable[Block], encoders: Iterable[Encoder]) -> Gallery:
+def build_gallery(blocks: Iterable[Block], encoders: Mapping[str, Encoder]) -> Gallery:
     """Encode the frames of a survey.
 
     Args:
         blocks: Of one look, all frames of one size.
-        encoders: Each encodes every frame once.
+        encoders: By name; each encodes every frame once.
 
     Raises:
         ConfigError: There are no frames, or an encoder gives all of them the same embedding.
         FramesError: The frames of two blocks differ in size.
     """
-    models = list(encoders)
     found: list[Block] = []
-    rows: dict[str, list[FloatArray]] = {encoder.id: [] for encoder in models}
+    rows: dict[str, list[FloatArray]] = {name: [] for name in encoders}
     thumbs: list[FloatArray] = []
     pictures: list[bytes] = []
     shape: tuple[int, ...] | None = None
@@ -109,8 +137,8 @@ def build_gallery(blocks: Iterable[Block], encoders: Iterable[Encoder]) -> Galle
         shape = shape or block.frames.shape[1:]
         if block.frames.shape[1:] != shape:
             raise FramesError(f"frames of one audit must be of one size, got {shape} and {block.frames.shape[1:]}")
-        for encoder in models:
-            rows[encoder.id].append(encoder.encode_images(block.frames))
+        for name, encoder in encoders.items():
+            rows[name].append(encoder.encode_images(block.frames))
         thumbs.append(thumbnails(block.frames))
         pictures.extend(small_picture(frame) for frame in block.frames)
         found.append(Block(block.frames[:0], *_labels(block)))  # without the frames, which are most of it
@@ -119,7 +147,9 @@ def build_gallery(blocks: Iterable[Block], encoders: Iterable[Encoder]) -> Galle
     embeddings = {name: np.concatenate(parts) for name, parts in rows.items()}
     for name, table in embeddings.items():
         if len(table) > 1 and np.ptp(table[np.isfinite(table).all(axis=1)], axis=0).max(initial=0.0) == 0:
-            raise ConfigError(f"encoder {name} maps all {len(table)} frames to one vector: no text can tell them apart")
+            raise ConfigError(
+                f"encoder {encoders[name].id} maps all {len(table)} frames to one vector: no text can tell them apart"
+            )
     return Gallery(
         embeddings=embeddings,
         episode=np.concatenate([b.episode for b in found]),

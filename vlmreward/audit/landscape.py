@@ -53,7 +53,7 @@ def survey_landscape(
         task: Whose success is marked.
         view: The audit's result on this look.
         numbers: Which of its variants to draw.
-        encoders: By id; those that the variants name are used.
+        encoders: By the names that the variants give them.
     """
     bare = env.unwrapped
     assert isinstance(bare, Surveyable)
@@ -62,7 +62,7 @@ def survey_landscape(
     values = tuple(np.linspace(axis.low, axis.high, points) for axis in sweep.axes)
     grid = np.meshgrid(*values)  # the first axis runs along a row
     variants = [view.variants[i] for i in numbers]
-    wanted = {v.encoder_id: encoders[v.encoder_id] for v in variants}
+    wanted = {v.encoder: encoders[v.encoder] for v in variants}
     rows: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in wanted}
     frames: list[Frames] = []
     success: list[bool] = []
@@ -90,7 +90,7 @@ def survey_landscape(
     for number, v in zip(numbers, variants, strict=True):
         out = np.full(len(shown), np.nan)
         if any(shown):
-            embeddings = np.concatenate(rows[v.encoder_id])
+            embeddings = np.concatenate(rows[v.encoder])
             steps = np.arange(len(embeddings))
             scored = v.model.compute_reward(FrameBatch(episode=steps, step=np.zeros_like(steps), embeddings=embeddings))
             out[np.flatnonzero(shown)] = np.where(scored.valid, scored.reward, np.nan)

@@ -77,6 +77,8 @@ def write_report(
     Raises:
         StorageError: The folder can't be written.
     """
+    for old in set(folder.glob("landscape_*.png")) - {folder / f"{figure.name}.png" for figure in figures}:
+        old.unlink()  # of an audit that was written here before
     for figure in figures:
         write_bytes(folder / f"{figure.name}.png", figure.png)
     result = {**about, "views": [to_json(view) for view in views]}

@@ -23,7 +23,8 @@ class Verdict:
     """What an audit says of one variant.
 
     Attributes:
-        beats_chance: Whether the interval of the figure lies above chance; None where there are no labels to tell.
+        beats_chance: Whether the interval of the figure lies above chance, that of all variants at once where this is
+            one of several; None where there are no labels, or too few of a kind, to tell.
         figure: The figure, in words.
         warnings: What else to know, a sentence each.
     """
@@ -54,9 +55,14 @@ def judge(view: View, number: int = 0) -> Verdict:
             if np.isnan(value):
                 return Verdict(False, f"{words} undefined: {column.undefined}", tuple(warnings))
             if np.isnan(low):
-                warnings.append(f"{words} has no interval: too few of the frames show success")
+                return Verdict(
+                    None, f"{words} {value:.3f}, on too few labels of a kind for an interval", tuple(warnings)
+                )
             text = f"{words} {value:.3f} (95 % interval {low:.3f} to {high:.3f}, chance {chance:g})"
-            return Verdict(bool(low > chance), text, tuple(warnings))
+            floor = float(view.floors[name][number])
+            if floor < low:
+                text += f"; as one of {len(view.variants)} at least {floor:.3f}"
+            return Verdict(bool(floor > chance), text, tuple(warnings))
     shown = view.table.columns["range_in_noise"].value[number]
     return Verdict(None, f"no labels; the reward spans {shown:.0f} times the noise of its embeddings", tuple(warnings))
 
@@ -67,9 +73,20 @@ def _warnings(view: View, number: int) -> list[str]:
     def value(name: str, row: int = number) -> float:
         return float(table.columns[name].value[row]) if name in table.columns else float("nan")
 
+    if view.variants[number].note:
+        found.append(view.variants[number].note)
     success = view.gallery.success
-    if success is not None and min(int(success.sum()), int((~success).sum())) < FEW:
-        found.append(f"only {int(success.sum())} of {len(success)} frames show success: the figures are coarse")
+    if success is not None:
+        shown, other = int(success.sum()), int((~success).sum())
+        if min(shown, other) < FEW:
+            what = (
+                f"{shown} of {len(success)} frames show" if shown <= other else f"{other} of {len(success)} do not show"
+            )
+            found.append(f"only {what} success: the figures are coarse")
+    if SCORE in table.columns and not table.columns[SCORE].low[number] > 0:
+        found.append(
+            f"the audit score {value(SCORE):.2f} is not clearly above 0: the reward may not rise towards the goal"
+        )
     if value("range_in_noise") < NOISY:
         found.append(f"the reward spans only {value('range_in_noise'):.1f} times the noise of its embeddings")
     for cue in ("brightness", "pixel_change"):

@@ -15,6 +15,7 @@ from vlmreward.registry import suggest
 
 PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
 PATH_KEYS = frozenset({"frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font"})
+VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null
 FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug"}
 
@@ -68,7 +69,7 @@ class Arguments:
 
 def is_prompt(key: str) -> bool:
     """Return whether a dotted key holds a prompt: ``goal``, ``baseline``, those of ``reward``, and varied ones."""
-    head, _, last = key.removeprefix("vary.").rpartition(".")
+    head, _, last = key.removeprefix(VARY).rpartition(".")
     return last in PROMPT_KEYS and (head in ("", "reward") or head.startswith("reward.parts."))
 
 
@@ -116,7 +117,10 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             if not value.strip():
                 what = "a run folder" if key in ("run", "resume") else "a path"
                 raise ConfigError(f"{key} is empty: give {what} as {key}=<path>, or leave it out")
-            literals[key] = [value]
+            if key.startswith(VARY):
+                literals.setdefault(key, []).append(value)
+            else:
+                literals[key] = [value]
         else:
             overrides.append(argument)
     return Arguments(

@@ -74,13 +74,15 @@ def main(argv: Sequence[str]) -> int:
         print(f"note: {settings.note}", file=sys.stderr)
     found = run_audit(settings)
     first = settings.scorers[0]
+    goals = list(dict.fromkeys(" / ".join(s.goal) for s in settings.scorers))
     about = {
         "command": "audit",
+        "title": goals[0] if len(goals) == 1 else f"{len(goals)} prompts, {goals[0]} first",
         "subject": settings.env.id if settings.env else str(settings.frames),
         "task": settings.env.task if settings.env else None,
         "goal": list(first.goal),
         "baseline": list(first.baseline),
-        "mismatched": list(settings.mismatched),
+        "settings": _plain(settings),
         "encoders": [
             {"id": e.id, "licence": e.licence, "precision": getattr(e, "precision", None)} for e in found.encoders
         ],
@@ -92,9 +94,9 @@ def main(argv: Sequence[str]) -> int:
     for view in found.views:
         best = view.best
         verdict = judge(view, best)
-        if len(view.variants) > 1:
+        if len(view.variants) > 1 and view.floors:
             print(f"best of {len(view.variants)}: {view.variants[best].name}")
-        mark = {True: "beats chance", False: "DOES NOT BEAT CHANCE", None: "can't be judged without labels"}
+        mark = {True: "beats chance", False: "DOES NOT BEAT CHANCE", None: "can't be judged"}
         print(f"{mark[verdict.beats_chance]}: {verdict.figure}")
         for warning in verdict.warnings:
             print(f"warning: {warning}")
@@ -121,11 +123,11 @@ def run_audit(settings: AuditSettings) -> Audited:
         pairs = [(s, v) for s, v in zip(settings.scorers, variants, strict=True) if s.look == look]
         mine = [v for _, v in pairs]
         kwargs = pairs[0][0].env_kwargs
-        used = {v.encoder_id: e for v in mine for e in encoders.values() if e.id == v.encoder_id}
+        used = {v.encoder: encoders[v.encoder] for v in mine}
         total = settings.options["count"] if settings.frames is None else None
         began = time.perf_counter()
         with Progress("encoding", total or 0, unit="frames") as progress:
-            gallery = build_gallery(_counted(survey(settings, kwargs), progress), used.values())
+            gallery = build_gallery(_counted(survey(settings, kwargs), progress), used)
         drawn = time.perf_counter()
         shown = kwargs if len(looks) > 1 else {}
         view = audit_view(gallery, mine, shown, settings.options["replicates"], settings.options["seed"])
@@ -148,7 +150,15 @@ def make_variants(settings: AuditSettings, encoders: Mapping[str, Encoder]) -> l
     known: dict[str, RewardModel] = {}
     return [
         build_variant(
-            name, s.chosen, encoders[_key(s.encoder)], s.reward, s.goal, s.baseline, settings.mismatched, known
+            name,
+            s.chosen,
+            encoders[_key(s.encoder)],
+            s.reward,
+            s.goal,
+            s.baseline,
+            settings.mismatched,
+            _key(s.encoder),
+            known,
         )
         for s, name in zip(settings.scorers, names_of([s.name for s in settings.scorers]), strict=True)
     ]
@@ -181,6 +191,7 @@ def draw_landscapes(
     from vlmreward.audit.audit import SCORE
     from vlmreward.audit.landscape import CURVES, draw_landscape, survey_landscape
     from vlmreward.audit.report import Figure
+    from vlmreward.cli.run_folder import slug
     from vlmreward.types import Surveyable
 
     assert settings.env is not None
@@ -197,7 +208,7 @@ def draw_landscapes(
             shown = order[:CURVES] if len(sweep.axes) == 1 else order[:1]
             landscape = survey_landscape(env, sweep, settings.env.task, view, shown, encoders)
             words = " and ".join(axis.name for axis in sweep.axes)
-            name = f"landscape_{prefix}" + "_".join(axis.name.replace(" ", "_") for axis in sweep.axes)
+            name = f"landscape_{prefix}" + "_".join(slug(axis.name) for axis in sweep.axes)
             title = f"reward over {words}"
             figures.append(Figure(name, title, draw_landscape(landscape, title)))
         return figures

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 
-from vlmreward.audit.audit import Variant
+from vlmreward.audit.audit import NOISE, STORED_NOISE, Variant
 from vlmreward.audit.gallery import check_scores_frames
 from vlmreward.audit.survey import Acts, Block, survey_episodes, survey_states
 from vlmreward.cli.environments import find_tasks
@@ -28,11 +28,16 @@ EPISODE_SEED = 40_000
 """Above the seeds of training, selection and evaluation."""
 
 
-def other_goals(env: EnvSettings | None, goal: Sequence[str]) -> tuple[str, ...]:
-    """Return prompts of goals that are not this one: the environment's other tasks, or unrelated ones."""
+def other_goals(env: EnvSettings | None, given: Iterable[str]) -> tuple[str, ...]:
+    """Return prompts of goals that are not this one: the environment's other tasks, or unrelated ones.
+
+    Args:
+        env: The environment, or None.
+        given: Prompts that are goals or baselines; what is told from itself tells nothing.
+    """
     tasks = find_tasks(env.id) if env is not None else {}
-    named = env.task if env is not None else None
-    return tuple(t.goal for name, t in tasks.items() if name != named and t.goal not in goal) or UNRELATED
+    named, taken = env.task if env is not None else None, set(given)
+    return tuple(t.goal for name, t in tasks.items() if name != named and t.goal not in taken) or UNRELATED
 
 
 def build_variant(
@@ -43,6 +48,7 @@ def build_variant(
     goal: Sequence[str],
     baseline: Sequence[str],
     mismatched: Sequence[str],
+    encoder_name: str = "encoder",
     known: dict[str, RewardModel] | None = None,
 ) -> Variant:
     """Build a reward model, and beside it the same with the prompts of other goals.
@@ -51,38 +57,49 @@ def build_variant(
         name: Of the variant.
         chosen: Its varied settings.
         encoder: Its encoder.
-        reward: Config of the reward.
+        reward: Config of the reward. Of one that pays differences between two frames, the reward inside is built.
         goal: Prompts.
         baseline: Prompts, may be none.
         mismatched: Prompts of other goals.
+        encoder_name: Of the encoder in the gallery.
         known: Models with mismatched prompts that were built before; new ones are added.
 
     Raises:
         ConfigError: A setting is wrong, or the reward looks at more than single frames.
         PromptError: A prompt is empty or too long.
     """
+    config, note = reward, ""
+    if "gamma" in config and config["gamma"] is None:  # an agent's, of which nothing here depends
+        config = {**config, "gamma": 1.0}
 
     def build(prompts: Sequence[str]) -> RewardModel:
         given: dict[str, Any] = {"goal": list(prompts)}
         if baseline:
             given["baseline"] = list(baseline)
-        return make_reward_from_config(reward, encoder, **given)[0]
+        return make_reward_from_config(config, encoder, **given)[0]
 
     model = build(goal)
-    check_scores_frames(model, str(reward["name"]))
+    if model.context == "pair" and "parts" not in config and isinstance(config.get("of"), Mapping):
+        note = f"{config['name']} pays differences of rewards, and the {config['of']['name']} in it is what was audited"
+        config = config["of"]
+        model = build(goal)
+    check_scores_frames(model, str(config["name"]))
+    shared = {} if known is None else known
+    others = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other goals may well be outside of the encoder's domain
-        shared = {} if known is None else known
-        others = {}
         for prompt in mismatched:
-            key = json.dumps([encoder.id, dict(reward), list(baseline), prompt], sort_keys=True)
-            others[prompt] = shared[key] if key in shared else build([prompt])
+            # a reward of several goals gets as many others
+            more = [p for p in (*mismatched, *UNRELATED) if p != prompt][: len(goal) - 1] if "parts" in config else []
+            key = json.dumps([encoder_name, dict(config), list(baseline), prompt, more], sort_keys=True)
+            others[prompt] = shared[key] if key in shared else build([prompt, *more])
             shared[key] = others[prompt]
-    return Variant(name, dict(chosen), encoder.id, model, others)
+    noise = NOISE.get(getattr(encoder, "precision", "fp32"), STORED_NOISE)
+    return Variant(name, dict(chosen), encoder_name, model, others, noise, note)
 
 
 def survey_env(
-    env: gym.Env, settings: EnvSettings, policies: Mapping[str, Acts], count: int, seed: int
+    env: gym.Env, settings: EnvSettings, policies: Mapping[str, Acts], count: int, seed: int, episodes: int = EPISODES
 ) -> Iterator[Block]:
     """Yield frames of an environment: states all over, if it can be put into them, and episodes of policies.
 
@@ -92,6 +109,7 @@ def survey_env(
         policies: By name, built for one environment each.
         count: Frames, in equal shares.
         seed: Of states and episodes.
+        episodes: Over which the frames of each policy are spread.
     """
     settable = isinstance(env.unwrapped, Surveyable)
     first = count // (1 + len(policies)) if settable else 0
@@ -100,6 +118,6 @@ def survey_env(
     rest = count - first
     for number, (name, policy) in enumerate(policies.items()):
         share = rest // len(policies) + (number < rest % len(policies))
-        stride = max(1, math.ceil((settings.time_limit or 1000) / math.ceil(share / EPISODES)))
+        stride = max(1, math.ceil((settings.time_limit or 1000) / math.ceil(share / episodes)))
         yield from survey_episodes(env, settings.task, policy, name, share, EPISODE_SEED + seed, stride, first)
         first += share

@@ -20,6 +20,9 @@ from vlmreward.errors import ConfigError
 
 _ENV_KEYS = ("env", "experiment")
 
+_VARIED = ("goal", "baseline", "reward", "encoder", "env.kwargs")
+"""Settings, or groups of them, that give another way of scoring the same moments."""
+
 
 @dataclass(frozen=True)
 class Scorer:
@@ -106,10 +109,16 @@ def settle_audit(arguments: Arguments) -> AuditSettings:
                 name, combination.chosen, options["encoder"], options["reward"], settled.goal, settled.baseline, kwargs
             )
         )
+    for key in combinations[0].chosen:
+        if not any(key == head or key.startswith(f"{head}.") for head in _VARIED):
+            raise ConfigError(
+                f"an audit can't vary {key}: it compares {', '.join(_VARIED)} on the same moments; run two"
+            )
     assert goal is not None
     if env is None and options["run"] is not None:
         raise ConfigError("run gives episodes of an environment: write env=<name> instead of frames, or leave run out")
-    others = as_prompts(options["mismatched"]) or other_goals(env, goal.goal)
+    given = [prompt for scorer in scorers for prompt in (*scorer.goal, *scorer.baseline)]
+    others = as_prompts(options["mismatched"]) or other_goals(env, given)
     return AuditSettings(
         env, None if table is None else Path(table), tuple(scorers), others, _check(options), goal.note if env else ""
     )

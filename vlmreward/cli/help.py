@@ -54,7 +54,8 @@ examples:
   vlmreward audit env=cartpole run=runs/<name>                                     frames of a trained agent among them
   vlmreward audit frames=pictures/labels.csv goal="a red cube in the box"          labelled pictures of your own
 
-vary.<setting>=[a,b,...] compares all combinations. The result is a folder: audit.json, landscapes as PNG, and
+vary.<setting>=[a,b,...] compares all combinations; prompts and paths are repeated instead.
+The result is a folder: audit.json, landscapes as PNG, and
 audit.html, one page with a sortable table, landscapes and the frames of the highest and lowest rewards (docs/audit.md).
 """,
     "evaluate": """\

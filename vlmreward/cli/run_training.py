@@ -58,19 +58,21 @@ class Session:
             env.close()
         self._eval_envs = []
 
-    def audit(self, mode: Any) -> dict[str, Any] | None:
+    def audit(self, mode: Any, command: str) -> dict[str, Any] | None:
         """Look at the reward before anything is learned from it; see :func:`audit_before_training`.
 
         Raises:
             ConfigError: The mode is unknown, or it requires more of the reward than it is.
         """
-        mode = check_mode(mode)
         state = capture_random(self.training.model)
-        # kept for the evaluations: closing one MuJoCo environment of Gymnasium's blackens the others' pictures
-        self._eval_envs.append(self.settings.env.factory()())
-        found = audit_before_training(self.settings, self.scoring, self._eval_envs[0], mode)
+        found = audit_before_training(self.settings, self.scoring, self._make_audited, check_mode(mode), command)
         restore_random(self.training.model, state)
         return found
+
+    def _make_audited(self) -> gym.Env:
+        # kept for the evaluations: closing one MuJoCo environment of Gymnasium's blackens the others' pictures
+        self._eval_envs.append(self.settings.env.factory()())
+        return self._eval_envs[0]
 
     def run(self, run: RunFolder, note: str = "") -> int:
         """Train in a run folder and return the exit code.

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
     arguments = parse_arguments(argv)
     refuse_words("train", arguments)
-    mode: Any = "off"  # what is gone on with was looked at when it began
+    mode: Any = "off"  # of a run that is gone on with: see docs/audit.md
     if (resumed := arguments.path("resume")) is not None:
         run, before = RunFolder.open(resumed)
         settings = change_for_resume(before, _changes(arguments))
@@ -42,12 +42,13 @@ def main(argv: list[str]) -> int:
         print(yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120), end="")
         return 0
 
+    from vlmreward.cli.gate import name_audit
     from vlmreward.cli.run_training import Session  # loads torch
 
     session = Session(settings)  # before the folder: what the user gets wrong leaves nothing behind
     try:
         if run is None:
-            audited = session.audit(mode)
+            audited = session.audit(mode, name_audit(argv, settings.goal[0]))
             run = RunFolder.create(settings, arguments.path("run_dir"))
             run.write_audit(audited)
         else:

@@ -9,10 +9,9 @@ from typing import Any
 
 import yaml
 
-from vlmreward.cli.arguments import Arguments
+from vlmreward.cli.arguments import VARY, Arguments, is_path
 from vlmreward.errors import ConfigError
 
-PREFIX = "vary."
 MOST = 1000
 """Combinations of one audit at most."""
 
@@ -34,7 +33,7 @@ def spread(arguments: Arguments) -> list[Combination]:
     """Return every combination of the varied settings, the first value of each first.
 
     Args:
-        arguments: With settings ``vary.<setting>=[a, b, ...]``, and prompts ``vary.goal=...`` that are repeated.
+        arguments: With settings ``vary.<setting>=[a, b, ...]``, and prompts and paths that are repeated.
 
     Raises:
         ConfigError: A list can't be read or is empty, a setting is given and varied, or there are too many
@@ -44,14 +43,16 @@ def spread(arguments: Arguments) -> list[Combination]:
     plain: list[str] = []
     for override in arguments.overrides:
         key, _, value = override.partition("=")
-        if key.startswith(PREFIX):
-            axes[key.removeprefix(PREFIX)] = _values(key, value)
+        if key.startswith(VARY):
+            axes[key.removeprefix(VARY)] = _values(key, value)
         else:
             plain.append(override)
     literals = {}
     for key, prompts in arguments.literals.items():
-        if key.startswith(PREFIX):
-            axes[key.removeprefix(PREFIX)] = list(prompts)
+        if key.startswith(VARY):
+            if is_path(key) and prompts[0].startswith("["):
+                raise ConfigError(f"paths are taken as typed, got {key}={prompts[0]}: write {key}=<a> {key}=<b>")
+            axes[key.removeprefix(VARY)] = list(prompts)
         else:
             literals[key] = prompts
     base = replace(arguments, overrides=tuple(plain), literals=literals)
@@ -63,7 +64,7 @@ def spread(arguments: Arguments) -> list[Combination]:
         total *= len(values)
     if total > MOST:
         raise ConfigError(f"{total} combinations are too many for one audit, {MOST} at most: vary fewer settings")
-    worded = {key for key in axes if f"{PREFIX}{key}" in arguments.literals}
+    worded = {key for key in axes if f"{VARY}{key}" in arguments.literals}
     return [
         _combine(base, dict(zip(axes, choice, strict=True)), worded) for choice in itertools.product(*axes.values())
     ]
