@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 
     from vlmreward.cli.run_training import Session  # loads torch
 
-    session = Session(settings)  # before the folder: what the user gets wrong leaves nothing behind
+    session = Session(settings, run)  # before the folder: what the user gets wrong leaves nothing behind
     try:
         if run is None:
             run = RunFolder.create(settings, arguments.path("run_dir"))

@@ -1,0 +1,97 @@
+"""Which engine runs the image tower: PyTorch, OpenVINO on a CPU, or CUDA graphs on a GPU (docs/runtimes.md).
+
+PyTorch is the reference: the others must give its embeddings, and are checked against it when they are built.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+import torch
+
+from vlmreward.encoders.device import Precision, Replica, make_replicas
+from vlmreward.encoders.preprocess import PreprocessConfig
+from vlmreward.errors import ConfigError, ExportError
+from vlmreward.registry import suggest
+
+logger = logging.getLogger(__name__)
+
+Runtime = Literal["auto", "torch", "openvino", "cuda_graphs"]
+RUNTIMES = get_args(Runtime)
+
+
+def choose_runtime(devices: Sequence[torch.device], runtime: Runtime) -> Runtime:
+    """Return the engine of the image tower.
+
+    Args:
+        devices: Where the tower runs.
+        runtime: ``"auto"`` takes OpenVINO where it is installed and measured to be the fastest, on x86-64 processors,
+            and PyTorch elsewhere. It looks at what is there and times nothing, so that equal machines choose equally.
+
+    Returns:
+        ``"torch"``, ``"openvino"`` or ``"cuda_graphs"``.
+
+    Raises:
+        ConfigError: The name is unknown, or the engine does not run on these devices.
+    """
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"unknown runtime {runtime!r}: {suggest(str(runtime), RUNTIMES)}")
+    kinds = {device.type for device in devices}
+    if runtime == "auto":
+        fast = kinds == {"cpu"} and platform.machine() in ("x86_64", "AMD64") and find_spec("openvino") is not None
+        return "openvino" if fast else "torch"
+    needed = {"openvino": "cpu", "cuda_graphs": "cuda"}.get(runtime)
+    if needed is not None and kinds != {needed}:
+        names = ",".join(str(device) for device in devices)
+        raise ConfigError(
+            f"runtime {runtime} runs on device={needed} alone, the encoder's is {names}: use runtime=auto"
+        )
+    return runtime
+
+
+def build_replicas(
+    tower: torch.nn.Module,
+    config: PreprocessConfig,
+    devices: Sequence[torch.device],
+    precision: Precision,
+    batch_size: int | None,
+    runtime: Runtime,
+) -> tuple[Sequence[Replica], Runtime]:
+    """Put an image tower on every device, in the engine that a setting asks for.
+
+    Args:
+        tower: An image tower in float32; it is taken over.
+        config: What the model wants.
+        devices: One replica each.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        batch_size: Largest number of frames at a time on one device; None: what the engine is fastest with.
+        runtime: As in :func:`choose_runtime`.
+
+    Returns:
+        The replicas, and the engine that runs them.
+
+    Raises:
+        ConfigError: The engine is unknown or does not fit the devices, or ``batch_size`` is less than 1.
+        DependencyNotInstalled: The engine is not installed.
+        ExportError: The engine was asked for by name and can't take this tower.
+    """
+    chosen = choose_runtime(devices, runtime)
+    if chosen == "openvino":
+        from vlmreward.encoders.openvino_tower import make_openvino_replicas
+
+        try:
+            return make_openvino_replicas(tower, config, devices, precision, batch_size), chosen
+        except ExportError as e:
+            if runtime != "auto":
+                raise
+            logger.warning("%s; going on with runtime=torch", e)
+            chosen = "torch"
+    if chosen == "cuda_graphs":
+        from vlmreward.encoders.cuda_graphs import GraphedTower
+
+        return make_replicas(tower, config, devices, precision, batch_size, GraphedTower), chosen
+    return make_replicas(tower, config, devices, precision, batch_size), chosen
