@@ -148,7 +148,8 @@ def quantise(encoder: ClipEncoder, frames: Frames, episode: npt.NDArray[np.int64
     pixels = replica.preprocess.fit(torch.from_numpy(np.ascontiguousarray(frames)))
     fitted = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
     calibration, held_out = split_frames(fitted, episode)
-    model = _quantise(export_tower(replica.tower, encoder.preprocess), fitted[calibration])
+    with _quiet():
+        model = _quantise(export_tower(replica.tower, encoder.preprocess), fitted[calibration])
     kept = np.ascontiguousarray(fitted[held_out])
     return Int8Tower(encoder.id, *_write(model), kept, encoder.encode_images(kept), episode[held_out].astype(np.int64))
 
@@ -177,23 +178,22 @@ def with_int8(encoder: ClipEncoder, tower: Int8Tower) -> ClipEncoder:
 
 
 def _quantise(model: Any, pixels: Frames) -> Any:
-    with _quiet():
-        nncf = import_openvino("nncf")
-        settings = nncf.quantization.advanced_parameters
-        # only transformers have layer norms, MVN in OpenVINO's words
-        transformer = any(op.get_type_name() == "MVN" for op in model.get_ops())
-        # Without VNNI the products of two pairs of 8-bit numbers are added in 16 bits, which overflow: weights of 7 bits.
-        fix = settings.OverflowFix.FIRST_LAYER if cpu_flags() & VNNI else settings.OverflowFix.ENABLE
-        try:
-            return nncf.quantize(
-                model,
-                nncf.Dataset([picture[None] for picture in pixels]),
-                subset_size=len(pixels),
-                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                advanced_parameters=settings.AdvancedQuantizationParameters(overflow_fix=fix),
-            )
-        except Exception as e:  # of whatever kind its many steps raise
-            raise ExportError(f"NNCF can't quantise this image tower ({' '.join(str(e).split())[:200]})") from e
+    nncf = import_openvino("nncf")
+    settings = nncf.quantization.advanced_parameters
+    # only transformers have layer norms, MVN in OpenVINO's words
+    transformer = any(op.get_type_name() == "MVN" for op in model.get_ops())
+    # Without VNNI the products of two pairs of 8-bit numbers are added in 16 bits, which overflow: weights of 7 bits.
+    fix = settings.OverflowFix.FIRST_LAYER if cpu_flags() & VNNI else settings.OverflowFix.ENABLE
+    try:
+        return nncf.quantize(
+            model,
+            nncf.Dataset([picture[None] for picture in pixels]),
+            subset_size=len(pixels),
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            advanced_parameters=settings.AdvancedQuantizationParameters(overflow_fix=fix),
+        )
+    except Exception as e:  # of whatever kind its many steps raise
+        raise ExportError(f"NNCF can't quantise this image tower ({' '.join(str(e).split())[:200]})") from e
 
 
 def _write(model: Any) -> tuple[bytes, bytes]:
