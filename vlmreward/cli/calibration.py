@@ -146,19 +146,20 @@ def held_out_score(model: RewardModel, tower: Int8Tower, instruction: str) -> Sc
 
     Args:
         model: The reward model.
-        tower: Its frames are scored; each episode's first one is that of a reset, and has no reward.
+        tower: Its frames are scored, an episode's as neighbours; each one's first is that of a reset, without reward.
         instruction: Handed to the model.
     """
-    _, episode = np.unique(tower.episode, return_inverse=True)
-    rows = np.zeros(len(episode), ROW_DTYPE)
-    rows["env"] = rows["episode"] = episode
-    rows["step"] = [number - np.searchsorted(episode, own) for number, own in enumerate(episode)]
-    rows["reset"] = rows["step"] == 0
+    first = np.append(True, tower.episode[1:] != tower.episode[:-1])
+    number = np.cumsum(first) - 1
+    rows = np.zeros(len(first), ROW_DTYPE)
+    rows["env"] = rows["episode"] = number
+    rows["step"] = np.arange(len(first)) - np.flatnonzero(first)[number]
+    rows["reset"] = first
     rows["ticket"] = rows["step"] - 1
-    rows["truncated"] = np.append(episode[1:] != episode[:-1], True) & ~rows["reset"]
+    rows["truncated"] = np.append(first[1:], True) & ~first
 
     def score(embeddings: FloatArray) -> npt.NDArray[np.floating]:
-        scorer = FrameScorer(_Known(embeddings), model, int(episode.max()) + 1, instruction)
+        scorer = FrameScorer(_Known(embeddings), model, int(number[-1]) + 1, instruction)
         scored = scorer.score(rows, Gathered(tower.frames, np.arange(len(rows))))
         return np.where(scored.valid, scored.raw, np.float32(np.nan))
 

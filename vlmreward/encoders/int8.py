@@ -29,7 +29,7 @@ from safetensors.numpy import save
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import TorchReplica, cpu_flags
 from vlmreward.encoders.int8_gate import split_frames
-from vlmreward.encoders.openvino_tower import OpenVinoReplica, export_tower, import_openvino
+from vlmreward.encoders.openvino_tower import OpenVinoReplica, export_tower, import_openvino, openvino_core
 from vlmreward.encoders.runtime import choose_runtime
 from vlmreward.errors import ConfigError, ExportError, WeightsError
 from vlmreward.types import FloatArray, Frames
@@ -168,9 +168,8 @@ def with_int8(encoder: ClipEncoder, tower: Int8Tower) -> ClipEncoder:
         raise WeightsError(
             f"the int8 model was made from encoder {tower.encoder}, this one is {encoder.id}: use the former"
         )
-    ov = import_openvino()
     try:
-        model = ov.Core().read_model(tower.xml, tower.weights)
+        model = openvino_core().read_model(tower.xml, tower.weights)
     except RuntimeError as e:
         raise WeightsError(f"OpenVINO can't read the int8 model ({' '.join(str(e).split())[-200:]})") from e
     replica = OpenVinoReplica(model, encoder.preprocess, "int8")

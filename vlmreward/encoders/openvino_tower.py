@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +50,12 @@ def import_openvino(name: str = "openvino") -> ModuleType:
     finally:
         if silence:
             del sys.modules[_TELEMETRY]
+
+
+@cache
+def openvino_core() -> Any:
+    """Return the one ``openvino.Core`` of this process, which owns the CPU plugin and its threads."""
+    return import_openvino().Core()
 
 
 def export_tower(tower: torch.nn.Module, config: PreprocessConfig) -> Any:
@@ -136,7 +143,7 @@ class OpenVinoReplica(Replica):
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "ENABLE_CPU_PINNING": False,  # the environments' processes want the cores too
         }
-        compiled = ov.Core().compile_model(model, "CPU", settings)
+        compiled = openvino_core().compile_model(model, "CPU", settings)
         taken = compiled.get_property("INFERENCE_PRECISION_HINT")
         if taken != getattr(ov.Type, HINTS[precision]):
             raise ConfigError(
