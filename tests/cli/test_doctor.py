@@ -63,7 +63,7 @@ def test_missing_gl_and_weights_are_failures(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("installed", "state", "words"),
     [
-        (True, "ok", "openvino in fp32"),
+        (True, "ok", "openvino in fp32, torch for transformers"),
         (False, "note", "torch in fp32: pip install 'vlmreward[openvino]' is faster on an x86-64 processor"),
     ],
 )

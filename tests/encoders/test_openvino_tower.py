@@ -95,9 +95,22 @@ def test_torchs_threads_become_streams_and_change_no_bit(torch_threads, cartpole
     for threads in (1, 2):
         torch_threads(threads)
         encoder: Any = make_encoder("mini", device="cpu", precision="fp32", runtime="openvino")
-        assert encoder.replicas[0].streams == threads
+        assert encoder.replicas[0].lanes == threads
         results += [encoder.encode_images(cartpole_frames) for _ in range(3)]
     assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_few_frames_are_spread_over_the_streams(torch_threads, frames):
+    torch_threads(3)
+    ours = build()
+    sizes = []
+    start = ours.replicas[0].start
+    ours.replicas[0].start = lambda part: sizes.append(len(part)) or start(part)
+    for n, expected in ((1, [1]), (7, [3, 3, 1]), (48, [16] * 3), (50, [16] * 3 + [2])):
+        sizes.clear()
+        out = ours.encode_images(frames(n))
+        assert sizes == expected
+        assert out == pytest.approx(build(runtime="torch").encode_images(frames(n)), abs=1e-5)
 
 
 def test_threads_bound_the_processor_time(torch_threads):

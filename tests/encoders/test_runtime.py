@@ -9,7 +9,7 @@ import torch
 from vlmreward.encoders import make_encoder, runtime
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.preprocess import PreprocessConfig
-from vlmreward.encoders.runtime import choose_runtime
+from vlmreward.encoders.runtime import choose_runtime, is_convolutional
 from vlmreward.errors import ConfigError, DependencyNotInstalled, ExportError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -45,6 +45,18 @@ def test_auto_takes_openvino_where_it_was_measured_to_be_faster(machine, about, 
     assert choose_runtime(devices, "auto", precision) == chosen
 
 
+def test_auto_leaves_transformers_to_torch_but_for_bf16(machine):
+    machine()
+    assert choose_runtime([CPU], "auto", "fp32", convolutional=False) == "torch"
+    machine(bf16=True)
+    assert choose_runtime([CPU], "auto", "bf16", convolutional=False) == "openvino"
+
+
+@pytest.mark.parametrize(("name", "expected"), [("tiny-vit", False), ("tiny-siglip", False), ("tiny-resnet", True)])
+def test_towers_are_told_apart_by_their_convolutions(name, expected):
+    assert is_convolutional(open_clip.create_model(name, load_weights=False).visual) is expected
+
+
 def test_a_runtime_asked_for_by_name_is_taken_or_refused(machine):
     machine(processor="aarch64")
     assert choose_runtime([CPU], "openvino") == "openvino"
@@ -75,6 +87,12 @@ class Untraceable(torch.nn.Module):
         return torch.from_numpy(pixels.numpy().mean((2, 3)))
 
 
+def convolutional(tower):
+    """Give a tower two convolutions that it does not use, so that auto wants OpenVINO for it."""
+    tower.unused = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1), torch.nn.Conv2d(1, 1, 1))
+    return tower
+
+
 class Hidden(torch.nn.Module):
     """Fails for a tracer, and works otherwise."""
 
@@ -86,7 +104,7 @@ class Hidden(torch.nn.Module):
 
 def build(tower, name):
     model = open_clip.create_model("tiny-vit", load_weights=False).eval()
-    model.visual = tower
+    model.visual = convolutional(tower)
     config = PreprocessConfig(size=(48, 48))
     return ClipEncoder(model, None, config, name="own", device="cpu", precision="fp32", runtime=name)
 

@@ -132,10 +132,14 @@ def check_runtime() -> list[Finding]:
 
     devices = resolve_devices("auto")
     precision = choose_precision(devices, "auto")
-    runtime = choose_runtime(devices, "auto", precision)
-    slow = runtime == "torch" and devices[0].type == "cpu"
-    advice = ": pip install 'vlmreward[openvino]' is faster on an x86-64 processor" if slow else ""
-    return [Finding("encoder runtime", "note" if slow else "ok", f"{runtime} in {precision}{advice}")]
+    convolutional, transformer = (choose_runtime(devices, "auto", precision, kind) for kind in (True, False))
+    words = f"{convolutional} in {precision}"
+    if transformer != convolutional:
+        words += f", {transformer} for transformers"
+    if convolutional == "torch" and devices[0].type == "cpu":
+        words += ": pip install 'vlmreward[openvino]' is faster on an x86-64 processor"
+        return [Finding("encoder runtime", "note", words)]
+    return [Finding("encoder runtime", "ok", words)]
 
 
 def check_pictures() -> list[Finding]:

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import itertools
 import logging
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -191,16 +192,21 @@ class Replica(ABC):
         preprocess: What the model wants.
         device: Where the tower is.
         batch_size: Largest number of frames at a time.
-        ahead: Batches that may be under way while the next one is prepared, so that the device always has work.
+        lanes: Batches that the device computes side by side; few frames are spread over them.
     """
 
-    def __init__(self, preprocess: Preprocess, device: torch.device, batch_size: int, ahead: int = 1) -> None:
+    def __init__(self, preprocess: Preprocess, device: torch.device, batch_size: int, lanes: int = 1) -> None:
         self.preprocess = preprocess
         self.device = device
         self.batch_size = batch_size
-        self.ahead = ahead
+        self.lanes = lanes
         self.upload = Uploader(device)
         self._lock = threading.Lock()  # the buffers serve one caller at a time
+
+    @property
+    def most_ahead(self) -> int:
+        """Batches that are under way while the next one is prepared, so that every lane always has work."""
+        return 2 * self.lanes - 1
 
     @abstractmethod
     def start(self, frames: Frames) -> Any:
@@ -228,9 +234,10 @@ class Replica(ABC):
         on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
         with self._lock, torch.inference_mode(), on_device:
             while start < len(frames):
-                batch = frames[start : start + self.batch_size]
+                size = min(self.batch_size, math.ceil(len(frames) / self.lanes))
+                batch = frames[start : start + size]
                 started = self._try(batch)
-                while under_way and (started is None or len(under_way) >= self.ahead):
+                while under_way and (started is None or len(under_way) >= self.most_ahead):
                     done.append(self.finish(under_way.popleft()))
                 if started is None:
                     self._shrink(len(batch))

@@ -2,8 +2,8 @@
 
 Resizing stays ours, so that the pixels are those of every other engine; normalisation is part of the exported graph,
 which so takes uint8. Each thread is a stream of its own that works on a small batch by itself: where threads share a
-batch they wait for each other at every layer. All batches but the last have one size and every stream runs the same
-program, so equal frames in equal order give equal bits whichever stream takes them.
+batch they wait for each other at every layer. Sizes of batches follow from the number of frames and of streams, and every
+stream runs the same program, so equal frames in equal order give equal bits whichever stream takes them.
 """
 
 from __future__ import annotations
@@ -124,9 +124,6 @@ class OpenVinoReplica(Replica):
         precision: ``"fp32"`` or ``"bf16"``; ``"int8"`` for a quantised model.
         batch_size: Number of frames at a time on one stream; None: 16.
 
-    Attributes:
-        streams: How many there are.
-
     Raises:
         ConfigError: OpenVINO does not compute in this precision on this processor.
     """
@@ -136,10 +133,10 @@ class OpenVinoReplica(Replica):
     ) -> None:
         check_batch_size(batch_size)
         ov = import_openvino()
-        self.streams = torch.get_num_threads()
+        streams = torch.get_num_threads()
         settings = {
-            "NUM_STREAMS": self.streams,
-            "INFERENCE_NUM_THREADS": self.streams,
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams,
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "ENABLE_CPU_PINNING": False,  # the environments' processes want the cores too
         }
@@ -149,9 +146,8 @@ class OpenVinoReplica(Replica):
             raise ConfigError(
                 f"OpenVINO does not compute in {precision} on this processor: use encoder.precision=auto"
             )
-        ahead = 2 * self.streams - 1  # with the one that is being prepared, two for each stream
-        super().__init__(Preprocess(config), torch.device("cpu"), batch_size or OPENVINO_BATCH, ahead)
-        self._requests = [compiled.create_infer_request() for _ in range(ahead + 1)]
+        super().__init__(Preprocess(config), torch.device("cpu"), batch_size or OPENVINO_BATCH, streams)
+        self._requests = [compiled.create_infer_request() for _ in range(self.most_ahead + 1)]
         self._tensor = ov.Tensor
         self._turn = 0
 

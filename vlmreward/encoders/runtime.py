@@ -25,15 +25,19 @@ RUNTIMES = get_args(Runtime)
 X86_64 = ("x86_64", "AMD64")
 
 
-def choose_runtime(devices: Sequence[torch.device], runtime: Runtime, precision: Precision = "fp32") -> Runtime:
+def choose_runtime(
+    devices: Sequence[torch.device], runtime: Runtime, precision: Precision = "fp32", convolutional: bool = True
+) -> Runtime:
     """Return the engine of the image tower.
 
     Args:
         devices: Where the tower runs.
-        runtime: ``"auto"`` takes OpenVINO where it is installed and was measured to be the fastest: on x86-64, in a
-            precision that the processor has. Elsewhere it takes PyTorch. It looks at what is there and times nothing,
-            so that equal machines choose equally.
+        runtime: ``"auto"`` takes OpenVINO where it is installed and was measured to be the faster: on x86-64, for
+            convolutional towers in fp32, and for all in bf16 where the processor has it. In fp32 a transformer is one
+            matrix product after the other, at which PyTorch is as fast in half the memory. It looks at what is there
+            and times nothing, so that equal machines choose equally.
         precision: Of the tower, decided.
+        convolutional: See :func:`is_convolutional`.
 
     Returns:
         ``"torch"``, ``"openvino"`` or ``"cuda_graphs"``.
@@ -45,8 +49,9 @@ def choose_runtime(devices: Sequence[torch.device], runtime: Runtime, precision:
         raise ConfigError(f"unknown runtime {runtime!r}: {suggest(str(runtime), RUNTIMES)}")
     kinds = {device.type for device in devices}
     if runtime == "auto":
-        fast = kinds == {"cpu"} and platform.machine() in X86_64 and (precision == "fp32" or cpu_has_bf16())
-        return "openvino" if fast and find_spec("openvino") is not None else "torch"
+        faster = convolutional if precision == "fp32" else cpu_has_bf16()
+        usable = kinds == {"cpu"} and platform.machine() in X86_64 and find_spec("openvino") is not None
+        return "openvino" if faster and usable else "torch"
     needed = {"openvino": "cpu", "cuda_graphs": "cuda"}.get(runtime)
     if needed is not None and kinds != {needed}:
         names = ",".join(str(device) for device in devices)
@@ -54,6 +59,11 @@ def choose_runtime(devices: Sequence[torch.device], runtime: Runtime, precision:
             f"runtime {runtime} runs on device={needed} alone, the encoder's is {names}: use runtime=auto"
         )
     return runtime
+
+
+def is_convolutional(tower: torch.nn.Module) -> bool:
+    """Return whether an image tower has more convolutions than the one that cuts a picture into patches."""
+    return sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 1
 
 
 def build_replicas(
@@ -82,7 +92,7 @@ def build_replicas(
         DependencyNotInstalled: The engine is not installed.
         ExportError: The engine was asked for by name and can't take this tower.
     """
-    chosen = choose_runtime(devices, runtime, precision)
+    chosen = choose_runtime(devices, runtime, precision, is_convolutional(tower))
     if chosen == "openvino":
         from vlmreward.encoders.openvino_tower import make_openvino_replicas
 
