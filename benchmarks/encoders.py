@@ -264,7 +264,14 @@ def passes(agreement: Agreement) -> bool:
 def show(console: Console, name: str, figures: dict[str, Any]) -> None:
     """Print the tables of one encoder."""
     table = Table(title=f"{name}, {figures['gigaflop_per_image']} GFLOP, frames of {SIDE} px", box=MARKDOWN)
-    for head in ("way", "images / core-s", "x VLM-RM (range)", "own size: images / core-s", "of GEMM peak", "Spearman to torch fp32"):
+    for head in (
+        "way",
+        "images / core-s",
+        "x VLM-RM (range)",
+        "own size: images / core-s",
+        "of GEMM peak",
+        "Spearman to torch fp32",
+    ):
         table.add_column(head, justify="left" if head == "way" else "right", no_wrap=True)
     for row in figures["ways"]:
         low, high = row["over_reference_range"]

@@ -28,7 +28,13 @@ def test_failure_gives_two_and_one_line(cli: Any, refused: Any, monkeypatch: pyt
 
 
 def test_this_machine_is_described() -> None:
-    for check in (doctor.check_platform, doctor.check_packages, doctor.check_processor, doctor.check_runtime, doctor.check_storage):
+    for check in (
+        doctor.check_platform,
+        doctor.check_packages,
+        doctor.check_processor,
+        doctor.check_runtime,
+        doctor.check_storage,
+    ):
         findings = check()
         assert findings
         assert all(finding.words for finding in findings)
@@ -67,9 +73,7 @@ def test_missing_gl_and_weights_are_failures(monkeypatch: pytest.MonkeyPatch) ->
         (False, "note", "torch in fp32: pip install 'vlmreward[openvino]' is faster on an x86-64 processor"),
     ],
 )
-def test_runtime_of_encoders_is_named(
-    monkeypatch: pytest.MonkeyPatch, installed: bool, state: str, words: str
-) -> None:
+def test_runtime_of_encoders_is_named(monkeypatch: pytest.MonkeyPatch, installed: bool, state: str, words: str) -> None:
     from vlmreward.encoders import device, runtime
 
     monkeypatch.setattr(device, "cpu_has_bf16", lambda: False)

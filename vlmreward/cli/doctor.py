@@ -29,7 +29,12 @@ REQUIRED = (
     "safetensors",
     "imageio-ffmpeg",
 )
-OPTIONAL = {"sb3-contrib": "contrib", "pygame": "classic", "openvino": "openvino", "nncf": "openvino"}  # package -> extra
+OPTIONAL = {
+    "sb3-contrib": "contrib",
+    "pygame": "classic",
+    "openvino": "openvino",
+    "nncf": "openvino",
+}  # package -> extra
 SUPPORT = {
     ("Linux", "x86_64"): ("ok", "supported"),
     ("Linux", "aarch64"): ("note", "not tested"),
@@ -108,7 +113,9 @@ def check_processor() -> list[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     info = Path("/proc/cpuinfo")
     flags = set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
-    speed = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if name in flags]
+    speed = [
+        name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if name in flags
+    ]
     words = f"{cores} cores, {', '.join(speed) or 'no vector extensions known'}"
     return [Finding("processor", "ok", words)]
 

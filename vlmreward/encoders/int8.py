@@ -88,7 +88,9 @@ class Int8Tower:
                 told = file.metadata() or {}
                 found = {name: file.get_tensor(name) for name in _TENSORS}
         except (SafetensorError, OSError) as e:  # a missing tensor too
-            raise WeightsError(f"the int8 model {path} can't be read ({e}): it comes with the run, copy it again") from e
+            raise WeightsError(
+                f"the int8 model {path} can't be read ({e}): it comes with the run, copy it again"
+            ) from e
         network = {name: found.pop(name).tobytes() for name in ("xml", "weights")}
         tower = cls(told.get("encoder", ""), **network, **found)
         if told.get("format") != FORMAT or told.get("digest") != tower.content_digest:

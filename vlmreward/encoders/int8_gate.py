@@ -1,9 +1,9 @@
 """Whether a quantised image tower may take the place of the one it was made from.
 
-It may where the embeddings of frames that it was not calibrated on point the same way once their mean is taken off (the
-mean is most of an embedding, and the same for all pictures of one scene), and where the rewards of those frames stand in
-the same order. Both are asked of the user's own frames and reward: a tower that holds for photographs may fail for a
-simulator's pictures.
+It may where the embeddings of frames that it was not calibrated on point the same way once their mean is taken off
+(the mean is most of an embedding, and the same for all pictures of one scene), and where the rewards of those frames
+stand in the same order. Both are asked of the user's own frames and reward: a tower that holds for photographs may fail
+for a simulator's pictures.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def judge(reference: FloatArray, embeddings: FloatArray, score: Score) -> Agreem
 
 
 def centred_cosine(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
-    """Return the mean cosine between rows of two arrays (N, D), each less its mean row; NaN if a value is not finite."""
+    """Return the mean cosine between rows of two arrays (N, D), each less the mean row; NaN without one."""
     a, b = (x.astype(np.float64) - x.mean(axis=0, dtype=np.float64) for x in (a, b))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -2,8 +2,8 @@
 
 Resizing stays ours, so that the pixels are those of every other engine; normalisation is part of the exported graph,
 which so takes uint8. Each thread is a stream of its own that works on a small batch by itself: where threads share a
-batch they wait for each other at every layer. Sizes of batches follow from the number of frames and of streams, and every
-stream runs the same program, so equal frames in equal order give equal bits whichever stream takes them.
+batch they wait for each other at every layer. Sizes of batches follow from the number of frames and of streams, and
+every stream runs the same program, so equal frames in equal order give equal bits whichever stream takes them.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def export_tower(tower: torch.nn.Module, config: PreprocessConfig) -> Any:
             model = ov.convert_model(_Features(tower), example_input=example, input=[-1, 3, height, width])
         steps = ov.preprocess.PrePostProcessor(model)
     except Exception as e:  # of whatever kind the tracer, the front end and the tower raise
-        raise ExportError(
-            f"OpenVINO can't take this image tower ({_first_line(e)}): use encoder.runtime=torch"
-        ) from e
+        raise ExportError(f"OpenVINO can't take this image tower ({_first_line(e)}): use encoder.runtime=torch") from e
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().model().set_layout(ov.Layout("NCHW"))
     normalise = steps.input().preprocess().convert_element_type(ov.Type.f32)
@@ -143,9 +141,7 @@ class OpenVinoReplica(Replica):
         compiled = openvino_core().compile_model(model, "CPU", settings)
         taken = compiled.get_property("INFERENCE_PRECISION_HINT")
         if taken != getattr(ov.Type, HINTS[precision]):
-            raise ConfigError(
-                f"OpenVINO does not compute in {precision} on this processor: use encoder.precision=auto"
-            )
+            raise ConfigError(f"OpenVINO does not compute in {precision} on this processor: use encoder.precision=auto")
         super().__init__(Preprocess(config), torch.device("cpu"), batch_size or OPENVINO_BATCH, streams)
         self._requests = [compiled.create_infer_request() for _ in range(self.most_ahead + 1)]
         self._tensor = ov.Tensor
