@@ -20,7 +20,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from vlmreward import encoders
@@ -57,6 +59,7 @@ SMALL = {
     "resume": ("total_timesteps=96", "eval.episodes=1"),
     "evaluate": ("episodes=2",),
     "record": ("episodes=1",),
+    "audit": ("count=60", "replicates=20"),
 }
 SMALL_AGENT = {  # by the way the algorithm is scored
     "replay": ("agent.learning_starts=16", "agent.batch_size=16"),
@@ -158,7 +161,7 @@ def shorten(name, settings):
         small = [*SMALL["resume"]]
     elif name == "train":
         small += SMALL_AGENT[get_agent(compose("train", arguments)["agent"]["name"]).scoring]
-    elif small and "run" not in arguments.literals:
+    elif small and "run" not in arguments.literals and "frames" not in arguments.literals:
         small.append(SHORT_EPISODE)
     for key, _, value in [setting.partition("=") for setting in settings]:
         if key == "encoder" and match_option(key, value, list_groups()) != "mini":
@@ -213,6 +216,11 @@ def attempt(request, tmp_path, monkeypatch, capsys):
     def provide(literals):
         for key in {"run", "resume"} & set(literals):
             shutil.copytree(request.getfixturevalue("tiny_run"), literals[key][-1])
+        for path in literals.get("frames", ()):
+            Path(path).parent.mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(np.full((32, 32, 3), 60 * i, np.uint8)).save(Path(path).parent / f"{i}.png")
+            Path(path).write_text("file,success\n0.png,0\n1.png,0\n2.png,1\n3.png,1\n")
         for path in literals.get("encoder.weights", ()):
             Path(path).parent.mkdir(parents=True)
             shutil.copy(request.getfixturevalue("random_mini"), Path(path).parent)  # under its own name

@@ -9,6 +9,7 @@ import torch
 
 from vlmreward.encoders import device as device_module
 from vlmreward.encoders.device import (
+    MOST_BAD,
     Replicas,
     TorchReplica,
     Uploader,
@@ -207,6 +208,8 @@ def test_a_batch_without_a_finite_embedding_ends_nothing_once_there_was_one(size
     ours.encode(random_frames(2))
     tower.weight.data.fill_(float("nan"))
     assert np.isnan(ours.encode(random_frames(size))).all()
+    with pytest.raises(NonFiniteError, match="no image embedding of"):  # it stays that way: the tower is at fault
+        ours.encode(random_frames(MOST_BAD))
 
 
 def test_an_all_zero_feature_is_refused():

@@ -162,14 +162,14 @@ def policy_device(settings: TrainSettings) -> str:
     return str(resolve_devices(settings.device)[0])
 
 
-def set_threads(settings: TrainSettings) -> int:
+def set_threads(threads: str | int, beside_updates: bool = False) -> int:
     """Set how many threads torch uses in this process, and return the number.
 
-    ``auto`` takes all cores; half of them where the algorithm learns from a replay buffer, because it encodes frames on
-    one thread while it updates on another. A small network has no use for many.
+    Args:
+        threads: A number, or ``"auto"``: all cores; half of them ``beside_updates``. A small network has no use for
+            many.
+        beside_updates: An algorithm updates on one thread while frames are encoded on another, as with a replay buffer.
     """
-    shares = 2 if get_agent(str(settings.agent["name"])).scoring == "replay" else 1
-    automatic = max(1, min(torch.get_num_threads() // shares, MOST_THREADS))
-    wanted = automatic if settings.threads == "auto" else int(settings.threads)
-    torch.set_num_threads(wanted)
+    automatic = max(1, min(torch.get_num_threads() // (2 if beside_updates else 1), MOST_THREADS))
+    torch.set_num_threads(automatic if threads == "auto" else int(threads))
     return torch.get_num_threads()
