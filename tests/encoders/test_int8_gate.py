@@ -30,7 +30,7 @@ def test_centred_cosine_by_hand():
     assert centred_cosine(a, a + 3) == pytest.approx(1)
     assert centred_cosine(a, turned) == pytest.approx(0)
     b = a.copy()
-    b[:2] = turned[:2] + [10, -5]
+    b[:2] = turned[:2] + np.array([10, -5])
     assert centred_cosine(a, b) == pytest.approx(0.5)  # two of four are turned
     a[0, 0] = np.nan
     assert np.isnan(centred_cosine(a, b))

@@ -1,8 +1,8 @@
 """``encoder.precision=int8``: calibrate on the run's own environment, judge, and keep what was made with the run.
 
-The quantised tower is stored in the run folder rather than made again by each command: what ``evaluate`` scores with is
-then what the agent learned from, to the bit and on any machine, without minutes of calibration. Wherever it is loaded it
-is judged again, on the frames stored with it and by the reward of the goal at hand.
+The quantised tower is stored in the run folder rather than made again by each command: what ``evaluate`` scores with
+is then what the agent learned from, without minutes of calibration. Wherever it is loaded it is judged again, on the
+frames stored with it and by the reward of the goal at hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from vlmreward.agents.policies import RandomPolicy
 from vlmreward.cli.environments import explain_render_error, settle_rendering

@@ -1,10 +1,10 @@
 """One path for every device: upload, resize, normalise and run an image tower, in batches that fit.
 
 A :class:`Replica` is a tower on one device. It prepares one batch while others are under way, and halves a batch that
-does not fit into the device's memory, which it remembers. To :class:`TorchReplica` frames go as uint8 through two pinned
-buffers and a copy stream of their own, so the copy of one batch overlaps the work on the batch before; the resize happens
-on the device. On a CPU the same code runs without copies or streams. :class:`Replicas` splits frames over several
-devices, one thread each. Other engines than PyTorch: ``runtime.py``.
+does not fit into the device's memory, which it remembers. To :class:`TorchReplica` frames go as uint8 through two
+pinned buffers and a copy stream of their own, so the copy of one batch overlaps the work on the batch before; the
+resize happens on the device. On a CPU the same code runs without copies or streams. :class:`Replicas` splits frames
+over several devices, one thread each. Other engines than PyTorch: ``runtime.py``.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The ranges of activations come from frames of the user's own environment; transformers are smoothed first (SmoothQuant,
 arXiv 2211.10438, NNCF's own). A quantised tower is a value that can be written down: the network, and the held-out
-frames with their embeddings in fp32 by which it is judged again wherever it is loaded, for processors differ in how they
-multiply whole numbers. The form is safetensors around OpenVINO's XML and weights: reading it runs none of its content,
-and operations that OpenVINO does not bring itself are refused.
+frames with their embeddings in fp32 by which it is judged again wherever it is loaded, for processors differ in how
+they multiply whole numbers. The form is safetensors around OpenVINO's XML and weights: reading it runs none of its
+content, and operations that OpenVINO does not bring itself are refused.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def judge(reference: FloatArray, embeddings: FloatArray, score: Score) -> Agreem
 
 
 def centred_cosine(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
-    """Return the mean cosine between rows of two arrays (N, D), each less the mean row; NaN without one."""
+    """Return the mean cosine between rows of two arrays (N, D), each less its mean row; NaN if there is none."""
     a, b = (x.astype(np.float64) - x.mean(axis=0, dtype=np.float64) for x in (a, b))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
