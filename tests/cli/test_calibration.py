@@ -198,3 +198,21 @@ def test_missing_package_is_one_line_that_names_the_extra(
 def test_only_training_calibrates(cli: Any, refused: Any) -> None:
     outcome = cli("evaluate", "env=cartpole", "policy=random", "encoder.precision=int8")
     refused(outcome, "evaluate", "precision int8 is calibrated by train")
+    outcome = cli("audit", "env=cartpole", "encoder.precision=int8")
+    refused(outcome, "audit", "precision int8 is calibrated on pictures, which train does: use another precision here")
+
+
+@needs_openvino
+def test_audit_evaluate_and_record_run_in_the_engine_that_is_asked_for(cli: Any, refused: Any, tmp_path: Path) -> None:
+    engine = "encoder.runtime=openvino"
+    outcome = cli("audit", "env=cartpole", engine, "count=60", "replicates=20", "landscapes=false", "out=page")
+    assert outcome.code == 0, outcome.err
+    told = json.loads((tmp_path / "page" / "audit.json").read_text())
+    assert [encoder["runtime"] for encoder in told["encoders"]] == ["openvino"]
+    options = ("env=cartpole", "policy=random", "episodes=1", "env.kwargs.max_episode_steps=20")
+    for runtime in ("openvino", "torch"):
+        outcome = cli("evaluate", *options, f"encoder.runtime={runtime}", f"out={runtime}.json")
+        assert outcome.code == 0, outcome.err
+        assert json.loads((tmp_path / f"{runtime}.json").read_text())["encoder"]["runtime"] == runtime
+    assert cli("record", *options, engine, "out=clips").code == 0
+    refused(cli("record", *options, "encoder.runtime=cuda_graphs"), "record", "runs on device=cuda alone")  # it is read

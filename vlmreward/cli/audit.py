@@ -61,7 +61,10 @@ def main(argv: Sequence[str]) -> int:
         "goal": list(first.goal),
         "baseline": list(first.baseline),
         "mismatched": list(settings.mismatched),
-        "encoders": [{"id": e.id, "licence": e.licence, "precision": getattr(e, "precision", None)} for e in encoders],
+        "encoders": [
+            {"id": e.id, "licence": e.licence, **{key: getattr(e, key, None) for key in ("precision", "runtime")}}
+            for e in encoders
+        ],
         "seed": settings.options["seed"],
         **describe_machine(),
     }

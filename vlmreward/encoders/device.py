@@ -98,8 +98,8 @@ def choose_precision(devices: Sequence[torch.device], precision: Precision) -> P
     """
     if precision == "int8":
         raise ConfigError(
-            "precision int8 is calibrated on pictures, and none were given: build the encoder with fp32 and hand it "
-            "to vlmreward.encoders.int8.quantise"
+            "precision int8 is calibrated on pictures, which train does: use another precision here, or in Python hand "
+            "an encoder in fp32 to vlmreward.encoders.int8.quantise"
         )
     if precision != "auto" and precision not in DTYPES:
         known = ", ".join([*DTYPES, "int8"])
