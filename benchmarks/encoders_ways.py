@@ -142,7 +142,7 @@ def render(count: int) -> Frames:
 
 def count_operations(library: Library) -> float:
     """Return the floating-point operations of the image tower, one picture."""
-    height, width = library.model.visual.image_size
+    height, width = np.broadcast_to(library.model.visual.image_size, 2).tolist()  # one number where it is a square
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -15,6 +15,7 @@ from vlmreward.agents.policies import POLICIES, AgentPolicy, HoldPolicy, Policy,
 from vlmreward.agents.sb3 import make_algorithm
 from vlmreward.cli.arguments import Arguments
 from vlmreward.cli.build import policy_device
+from vlmreward.cli.calibration import is_int8
 from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups
 from vlmreward.cli.run_folder import RunFolder
@@ -91,7 +92,7 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
         run = None
         composed = compose("train", rest)
         settings, note = resolve(composed)
-        if settings.encoder.get("precision") == "int8":
+        if is_int8(settings):
             raise ConfigError("precision int8 is calibrated by train: give its run=<run folder>, or another precision")
         trained, default_task = None, composed["env"].get("default_task")
         keys = [key.split(".")[:3] for key in arguments.keys() if key.startswith("env.kwargs.")]  # noqa: SIM118

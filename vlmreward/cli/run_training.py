@@ -50,8 +50,9 @@ class Session:
         self.clock, self.episodes, self.frames = Clock(), EpisodeLog(), FrameLog()
         check_agent(settings)  # first: it takes no time, and weights may take minutes
         self.threads = set_threads(settings.threads, get_agent(settings.agent["name"]).scoring == "replay")
-        learned = run is not None and bool(run.checkpoints.names())
-        self.scoring: Scoring = build_scoring(settings, run.path if run is not None and learned else None)
+        # before the first checkpoint nothing has been learned, so an int8 tower is made anew
+        learned = run.path if run is not None and run.checkpoints.names() else None
+        self.scoring: Scoring = build_scoring(settings, learned)
         self.training = build_training(settings, self.scoring)
         self._eval_envs: list[gym.Env] = []
 
