@@ -315,7 +315,7 @@ def test_precisions_that_make_no_sense_are_refused():
         choose_precision([CPU], "fp16")
     with pytest.raises(ConfigError, match="precision must be auto, fp32, bf16, fp16, int8, got 'int4'"):
         choose_precision([CPU], "int4")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="int8 is calibrated on pictures, and none were given"):
+    with pytest.raises(ConfigError, match="int8 is calibrated on pictures, which train does"):
         choose_precision([CPU], "int8")
 
 
