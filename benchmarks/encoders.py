@@ -211,7 +211,6 @@ def main() -> int:
     about["features"] = sorted(cpu_flags() & {"avx2", "avx512f", *" or ".join(NEEDS.values()).split(" or ")})
     about["versions"] |= {package: version(package) for package in ("openvino", "nncf")}
     console.print(f"processor: {about['cpu']}, {', '.join(about['features'])}\n")
-    # before the first picture: the counter imports Triton, which dies where one was rendered through EGL
     libraries = {name: Library(name) for name in names}
     operations = {name: count_operations(library) for name, library in libraries.items()}
     frames = render(STATES)

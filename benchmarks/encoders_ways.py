@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from throughput_bench import Library, make_clip_encoder
-from torch.utils.flop_counter import FlopCounterMode
 
 import vlmreward.envs  # noqa: F401  (registers the environments)
 from vlmreward.encoders.clip_model import ClipEncoder
@@ -141,7 +140,10 @@ def render(count: int) -> Frames:
 
 
 def count_operations(library: Library) -> float:
-    """Return the floating-point operations of the image tower, one picture."""
+    """Return the floating-point operations of the image tower, one picture; only before a picture is rendered."""
+    # its import loads Triton, which dies where one was rendered through EGL: not at the top, where --help would load it
+    from torch.utils.flop_counter import FlopCounterMode
+
     height, width = np.broadcast_to(library.model.visual.image_size, 2).tolist()  # one number where it is a square
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
