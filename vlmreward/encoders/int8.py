@@ -74,7 +74,7 @@ class Int8Tower:
         """Return the content of a file, safetensors."""
         network = {"xml": np.frombuffer(self.xml, np.uint8), "weights": np.frombuffer(self.weights, np.uint8)}
         judges = {"frames": self.frames, "reference": self.reference, "episode": self.episode}
-        return save(network | judges, {"format": FORMAT, "encoder": self.encoder, "digest": self.content_digest})
+        return save({**network, **judges}, {"format": FORMAT, "encoder": self.encoder, "digest": self.content_digest})
 
     @classmethod
     def load(cls, path: Path) -> Int8Tower:
