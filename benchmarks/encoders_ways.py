@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from throughput_bench import Library, make_clip_encoder
+from throughput_ways import MINI
 
 import vlmreward.envs  # noqa: F401  (registers the environments)
 from vlmreward.encoders.clip_model import ClipEncoder
@@ -22,9 +23,30 @@ from vlmreward.encoders.openvino_tower import import_openvino, openvino_core
 from vlmreward.rewards import make_reward
 from vlmreward.types import FloatArray, FrameBatch, Frames
 
-GOAL, BASELINE, ALPHA = "a humanoid robot kneeling", "a humanoid robot", 0.5
+ALPHA = 0.5
 REFERENCE, TORCH = "VLM-RM's loop", "torch fp32"
 SIDE = 480
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Pictures, and the reward that they are scored by.
+
+    Attributes:
+        env_id: Whose pictures.
+        start: Its argument for states from everywhere.
+        goal: In words.
+        baseline: In words.
+    """
+
+    env_id: str
+    start: str
+    goal: str
+    baseline: str
+
+
+HUMANOID = Scene("vlmreward/Humanoid-v0", "random", "a humanoid robot kneeling", "a humanoid robot")
+CARTPOLE = Scene("vlmreward/CartPole-v0", "any", "pole vertically upright on top of the cart", "pole and cart")
 PRODUCTS = ((1536, 1536, 1536), (800, 768, 3072), (800, 3072, 768))  # a square, and 16 pictures in ViT-B-32's MLP
 NEEDS = {"fp32": "", "bf16": "avx512_bf16 or amx_bf16", "int8": " or ".join(sorted(VNNI))}
 
@@ -49,7 +71,7 @@ class VlmRm:
         config = encoder.preprocess
         self.model, self.size = library.model, config.size
         self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (config.mean, config.std))
-        self.goal, baseline = library.text(GOAL), library.text(BASELINE)
+        self.goal, baseline = library.text(HUMANOID.goal), library.text(HUMANOID.baseline)
         line = self.goal - baseline
         self.projection = ALPHA * torch.outer(line, line) / (line @ line) + (1 - ALPHA) * torch.eye(len(line))
 
@@ -74,13 +96,11 @@ class Bench:
         encoders: Ours, by engine and number format; "torch fp32" first.
         ways: From frames to rewards: VLM-RM's loop, and each of ours as training does it.
         steps: From frames to the tower's input, in three ways.
-        agreement: Of int8 with fp32, on frames that it was not calibrated on.
     """
 
     encoders: Mapping[str, ClipEncoder]
     ways: Mapping[str, Rewards]
     steps: Mapping[str, Callable[[Frames], Any]]
-    agreement: Agreement
 
     def fit(self, frames: Frames) -> Frames:
         """Return frames at the tower's own size, uint8."""
@@ -94,19 +114,14 @@ def build(name: str, library: Library, frames: Frames) -> Bench:
     Args:
         name: As for ``Library``.
         library: With the same weights.
-        frames: A third of them calibrates int8, which is judged on the others.
+        frames: Of the humanoid; a third of them calibrates int8.
     """
     reference = make_clip_encoder(name, "fp32")
     encoders = {TORCH: reference, "openvino fp32": make_clip_encoder(name, "fp32", "openvino")}
     if not lacks("bf16"):
         encoders |= {f"{runtime} bf16": make_clip_encoder(name, "bf16", runtime) for runtime in ("torch", "openvino")}
-    tower = quantise(reference, frames, np.arange(len(frames)))
-    encoders["openvino int8"] = quick = with_int8(reference, tower)
-    model = make_reward("clip", reference, goal=GOAL, baseline=BASELINE, alpha=ALPHA)
-
-    def score(embeddings: FloatArray) -> FloatArray:
-        n = len(embeddings)
-        return model.compute_reward(FrameBatch(np.zeros(n, np.int64), np.arange(n), embeddings=embeddings)).reward
+    encoders["openvino int8"] = with_int8(reference, quantise(reference, frames, np.arange(len(frames))))
+    score = make_score(reference, HUMANOID)
 
     def ours(encoder: ClipEncoder) -> Rewards:
         return lambda frames: score(encoder.encode_images(frames))
@@ -122,15 +137,31 @@ def build(name: str, library: Library, frames: Frames) -> Bench:
             "VLM-RM's, float32": loop.preprocess,
             "ours, uint8": lambda frames: preprocess(torch.from_numpy(frames)),
         },
-        judge(tower.reference, quick.encode_images(tower.frames), score),
     )
 
 
-def render(count: int) -> Frames:
-    """Return pictures of the humanoid in random poses, uint8, shape (count, SIDE, SIDE, 3)."""
-    env = gym.make(
-        "vlmreward/Humanoid-v0", width=SIDE, height=SIDE, quality="fast", start="random", render_mode="rgb_array"
-    )
+def make_score(encoder: ClipEncoder, scene: Scene) -> Callable[[FloatArray], FloatArray]:
+    """Return what turns embeddings of a scene's frames into rewards."""
+    model = make_reward("clip", encoder, goal=scene.goal, baseline=scene.baseline, alpha=ALPHA)
+
+    def score(embeddings: FloatArray) -> FloatArray:
+        n = len(embeddings)
+        return model.compute_reward(FrameBatch(np.zeros(n, np.int64), np.arange(n), embeddings=embeddings)).reward
+
+    return score
+
+
+def judge_int8(scene: Scene, frames: Frames) -> Agreement:
+    """Return how mini in int8 agrees with fp32 on two thirds of a scene's frames; the others calibrate it."""
+    encoder = make_clip_encoder(MINI, "fp32")
+    tower = quantise(encoder, frames, np.arange(len(frames)))
+    embeddings = with_int8(encoder, tower).encode_images(tower.frames)
+    return judge(tower.reference, embeddings, make_score(encoder, scene))
+
+
+def render(scene: Scene, count: int) -> Frames:
+    """Return pictures of random states, uint8, shape (count, SIDE, SIDE, 3)."""
+    env = gym.make(scene.env_id, width=SIDE, height=SIDE, quality="fast", start=scene.start, render_mode="rgb_array")
     frames: list[Any] = []
     for seed in range(count):
         env.reset(seed=seed)

@@ -60,7 +60,7 @@ def replica(tower, batch_size):
     return TorchReplica(tower, Preprocess(CONFIG), CPU, batch_size)
 
 
-def replicas(tower, devices=(CPU,), batch_size=None):
+def replicas(tower, devices=(CPU,), batch_size=None) -> Any:
     return Replicas(make_replicas(tower, CONFIG, list(devices), "fp32", batch_size))
 
 

@@ -48,14 +48,16 @@ def test_rendered_frames_have_pytorchs_embeddings_and_rewards(both, cartpole_fra
     lengths = [np.linalg.norm(x, axis=1) for x in centred]
     assert ((centred[0] * centred[1]).sum(axis=1) / (lengths[0] * lengths[1])).min() >= 0.9999
     goal = both[0].encode_texts([GOAL])[0]
-    assert spearmanr(reference @ goal, ours @ goal).statistic >= 0.9999
+    ranks: Any = spearmanr(reference @ goal, ours @ goal)
+    assert ranks.statistic >= 0.9999
     assert both[0].id == both[1].id  # embeddings of the one may stand for those of the other
     assert np.array_equal(goal, both[1].encode_texts([GOAL])[0])
 
 
 @pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet", "tiny-siglip"])
 def test_every_kind_of_tower_has_pytorchs_embeddings(frames, name):
-    size = open_clip.get_model_config(name)["vision_cfg"]["image_size"]
+    described: Any = open_clip.get_model_config(name)
+    size = described["vision_cfg"]["image_size"]
     config = PreprocessConfig(size=(size, size), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     pictures = frames(2 * OPENVINO_BATCH + 3)
     ours, reference = (build(name, config, runtime).encode_images(pictures) for runtime in ("openvino", "torch"))

@@ -1,6 +1,7 @@
 """Which engine is chosen, and what is said where it can't be."""
 
 import sys
+from typing import Any
 
 import open_clip
 import pytest
@@ -54,7 +55,8 @@ def test_auto_leaves_transformers_to_torch_but_for_bf16(machine):
 
 @pytest.mark.parametrize(("name", "expected"), [("tiny-vit", False), ("tiny-siglip", False), ("tiny-resnet", True)])
 def test_towers_are_told_apart_by_their_convolutions(name, expected):
-    assert is_convolutional(open_clip.create_model(name, load_weights=False).visual) is expected
+    model: Any = open_clip.create_model(name, load_weights=False)
+    assert is_convolutional(model.visual) is expected
 
 
 def test_a_runtime_asked_for_by_name_is_taken_or_refused(machine):
@@ -97,7 +99,7 @@ class Hidden(torch.nn.Module):
     """Fails for a tracer, and works otherwise."""
 
     def forward(self, pixels):
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise NotImplementedError("no graph of this")
         return pixels.mean((2, 3))
 
