@@ -72,9 +72,14 @@ class Int8Tower:
 
     def to_bytes(self) -> bytes:
         """Return the content of a file, safetensors."""
-        network = {"xml": np.frombuffer(self.xml, np.uint8), "weights": np.frombuffer(self.weights, np.uint8)}
-        judges = {"frames": self.frames, "reference": self.reference, "episode": self.episode}
-        return save({**network, **judges}, {"format": FORMAT, "encoder": self.encoder, "digest": self.content_digest})
+        tensors: dict[str, npt.NDArray[Any]] = {
+            "xml": np.frombuffer(self.xml, np.uint8),
+            "weights": np.frombuffer(self.weights, np.uint8),
+            "frames": self.frames,
+            "reference": self.reference,
+            "episode": self.episode,
+        }
+        return save(tensors, {"format": FORMAT, "encoder": self.encoder, "digest": self.content_digest})
 
     @classmethod
     def load(cls, path: Path) -> Int8Tower:
