@@ -35,6 +35,7 @@ demo: $(VENV)/.ready  ## train cartpole from a sentence, measure it, leave a vid
 	"$(BIN)/vlmreward" record run="$$run"
 
 test: $(VENV)/.ready  ## set-up, then everything that must be green
+	@sh .ci/browser.sh
 	@$(MAKE) --no-print-directory check
 
 check:  ## formatting, lint, types, tests (set-up done)

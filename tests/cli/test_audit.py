@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlmreward.cli import gate
+
 AUDIT = ("audit", "encoder=fake", "count=120", "replicates=50", "landscapes=false", "out=a")
 TRAIN = (
     "train", "env=cartpole", "encoder=fake", "agent=ppo", "n_envs=2", "agent.n_steps=50", "agent.batch_size=50",
@@ -127,20 +129,26 @@ def test_settings_can_be_looked_at(cli):
 # The gate.
 
 
-def test_train_says_what_it_saw_and_keeps_it(cli, tmp_path):
-    outcome = cli(*TRAIN, "total_timesteps=10000", "agent.n_epochs=1")
+@pytest.fixture
+def few_frames(monkeypatch):
+    """A run of 3,000 actions is long enough for an audit, of 30 frames."""
+    monkeypatch.setattr(gate, "LEAST", 30)
+
+
+def test_train_says_what_it_saw_and_keeps_it(cli, tmp_path, few_frames):
+    outcome = cli(*TRAIN, "total_timesteps=3000", "agent.n_epochs=1")
     assert outcome.code == 0, outcome.err
-    assert "audit of 100 frames: AUROC of success" in outcome.err
+    assert "audit of 30 frames: AUROC of success" in outcome.err
     audited = read(tmp_path / "run" / "result.json")["audit"]
-    assert (audited["mode"], audited["frames"]) == ("warn", 100)
+    assert (audited["mode"], audited["frames"]) == ("warn", 30)
     assert audited["figure"] in outcome.err
 
 
-def test_a_short_run_and_audit_off_are_left_alone(cli, tmp_path):
+def test_a_short_run_and_audit_off_are_left_alone(cli, tmp_path, few_frames):
     assert "audit of" not in cli(*TRAIN, "total_timesteps=200").err
     assert read(tmp_path / "run" / "result.json")["audit"] is None
     shutil.rmtree(tmp_path / "run")
-    assert "audit of" not in cli(*TRAIN, "total_timesteps=10000", "audit=off", "agent.n_epochs=1").err
+    assert "audit of" not in cli(*TRAIN, "total_timesteps=3000", "audit=off", "agent.n_epochs=1").err
 
 
 def test_require_refuses_a_reward_that_does_not_beat_chance(cli, tmp_path):
@@ -170,8 +178,8 @@ def test_unknown_mode_is_refused(cli):
     assert "unknown audit='maybe'" in outcome.err
 
 
-def test_without_a_true_success_a_warning_is_all_there_is(cli, tmp_path):
-    outcome = cli(*TRAIN, "total_timesteps=10000", "agent.n_epochs=1", "goal=something else")
+def test_without_a_true_success_a_warning_is_all_there_is(cli, tmp_path, few_frames):
+    outcome = cli(*TRAIN, "total_timesteps=3000", "agent.n_epochs=1", "goal=something else")
     assert outcome.code == 0, outcome.err
     assert "no labels; the reward spans" in outcome.err
     refused = cli(*TRAIN[:-1], "run_dir=other", "total_timesteps=200", "goal=something else", "audit=require")

@@ -102,7 +102,7 @@ def test_wrong_setting(cli: Any, refused: Any, tmp_path: Path, override: str, wo
     ("overrides", "words"),
     [
         (("reward=soft_and",), "SoftAndReward combines two or more rewards, got 1: repeat goal=..."),
-        (("reward=potential", "reward.gamma=0.5"), "reward.gamma must be the agent's gamma=0.985, got 0.5"),
+        (("reward=potential", "reward.gamma=0.5"), "reward.gamma must be the agent's gamma=0.97, got 0.5"),
         (("reward=potential", "reward.combine=replace"), "reward 'potential' alone pays every policy the same"),
         (("reward=potential", "reward.normalise=running"), "reward 'potential' needs normalise=none, got 'running'"),
         (("reward=par", "reward.of=clip"), "reward.of is a group of settings"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,24 @@ if TYPE_CHECKING:
     from vlmreward.audit.survey import Block
     from vlmreward.cli.audit_settings import AuditSettings
     from vlmreward.types import Encoder, RewardModel
+
+
+@dataclass
+class Audited:
+    """What an audit found.
+
+    Attributes:
+        encoders: What encoded the frames.
+        views: One for each look.
+        figures: The landscapes.
+        seconds: By the clock on the wall: ``frames`` were drawn and encoded, ``metrics`` computed with their
+            intervals, ``landscapes`` drawn, encoded and plotted.
+    """
+
+    encoders: list[Encoder]
+    views: list[View] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"frames": 0.0, "metrics": 0.0, "landscapes": 0.0})
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     set_threads(settings.options["threads"])
     if settings.note:
         print(f"note: {settings.note}", file=sys.stderr)
-    views, figures, encoders = run_audit(settings)
+    found = run_audit(settings)
     first = settings.scorers[0]
     about = {
         "command": "audit",
@@ -63,13 +83,14 @@ def main(argv: Sequence[str]) -> int:
         "mismatched": list(settings.mismatched),
         "encoders": [
             {"id": e.id, "licence": e.licence, **{key: getattr(e, key, None) for key in ("precision", "runtime")}}
-            for e in encoders
+            for e in found.encoders
         ],
         "seed": settings.options["seed"],
+        "seconds": {name: round(seconds, 2) for name, seconds in found.seconds.items()},
         **describe_machine(),
     }
-    json_path, html_path = write_report(folder, about, views, figures)
-    for view in views:
+    json_path, html_path = write_report(folder, about, found.views, found.figures)
+    for view in found.views:
         best = view.best
         verdict = judge(view, best)
         if len(view.variants) > 1:
@@ -82,12 +103,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_audit(settings: AuditSettings) -> tuple[list[View], list[Figure], list[Encoder]]:
-    """Draw the frames, encode them once, and compare every way of scoring.
-
-    Returns:
-        A view for each look, the landscapes, and the encoders.
-    """
+def run_audit(settings: AuditSettings) -> Audited:
+    """Draw the frames, encode them once, and compare every way of scoring."""
     from vlmreward.agents.progress import Progress
     from vlmreward.audit.audit import audit_view
     from vlmreward.audit.gallery import build_gallery
@@ -100,21 +117,28 @@ def run_audit(settings: AuditSettings) -> tuple[list[View], list[Figure], list[E
             encoders[key] = make_encoder_from_config(scorer.encoder, device=settings.options["device"])
     variants = make_variants(settings, encoders)  # before the frames: a bad prompt is told in a second
     looks = list(dict.fromkeys(s.look for s in settings.scorers))
-    views, figures = [], []
+    found = Audited(list(encoders.values()))
     for look in looks:
         pairs = [(s, v) for s, v in zip(settings.scorers, variants, strict=True) if s.look == look]
         mine = [v for _, v in pairs]
         kwargs = pairs[0][0].env_kwargs
         used = {v.encoder_id: e for v in mine for e in encoders.values() if e.id == v.encoder_id}
         total = settings.options["count"] if settings.frames is None else None
+        began = time.perf_counter()
         with Progress("encoding", total or 0, unit="frames") as progress:
             gallery = build_gallery(_counted(survey(settings, kwargs), progress), used.values())
+        drawn = time.perf_counter()
         shown = kwargs if len(looks) > 1 else {}
         view = audit_view(gallery, mine, shown, settings.options["replicates"], settings.options["seed"])
-        views.append(view)
+        found.views.append(view)
+        measured = time.perf_counter()
         if settings.options["landscapes"] and settings.env is not None:
-            figures += draw_landscapes(settings, kwargs, view, used, f"{len(views)}_" if len(looks) > 1 else "")
-    return views, figures, list(encoders.values())
+            prefix = f"{len(found.views)}_" if len(looks) > 1 else ""
+            found.figures += draw_landscapes(settings, kwargs, view, used, prefix)
+        found.seconds["frames"] += drawn - began
+        found.seconds["metrics"] += measured - drawn
+        found.seconds["landscapes"] += time.perf_counter() - measured
+    return found
 
 
 def make_variants(settings: AuditSettings, encoders: Mapping[str, Encoder]) -> list[Variant]:
