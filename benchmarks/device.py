@@ -1,4 +1,4 @@
-"""How fast encoders turn frames into embeddings on this machine, and where the time goes.
+"""How fast PyTorch turns frames into embeddings on this machine, and where the time goes (engines: encoders.py).
 
     python benchmarks/device.py                      # ViT-B-32 with random weights, and mini; under a minute on a CPU
     python benchmarks/device.py --batches 1 64 256   # on a GPU
@@ -30,12 +30,12 @@ import torch
 
 from vlmreward.encoders import make_encoder
 from vlmreward.encoders.clip_model import ClipEncoder
-from vlmreward.encoders.device import Precision, Replica, cpu_has_bf16, resolve_devices
+from vlmreward.encoders.device import Precision, TorchReplica, cpu_has_bf16, resolve_devices
 from vlmreward.errors import VlmRewardError
 
 ENCODERS: dict[str, dict[str, Any]] = {
-    "ViT-B-32, random": {"name": "open_clip", "model": "ViT-B-32", "random_weights": True},
-    "mini": {"name": "mini"},
+    "ViT-B-32, random": {"name": "open_clip", "model": "ViT-B-32", "random_weights": True, "runtime": "torch"},
+    "mini": {"name": "mini", "runtime": "torch"},
 }
 
 
@@ -66,7 +66,7 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def steps(replica: Replica, frames: np.ndarray, device: torch.device) -> dict[str, float]:
+def steps(replica: TorchReplica, frames: np.ndarray, device: torch.device) -> dict[str, float]:
     """Return the seconds of each step of one batch, each waited for."""
     marks = [clock(device)]
     with torch.inference_mode():
@@ -118,6 +118,7 @@ def measure(
     for turn in range(rounds + 1):  # the first one warms up
         for (label, precision), encoder in encoders.items():
             replica = encoder.replicas[0]
+            assert isinstance(replica, TorchReplica)
             for batch in batches:
                 replica.batch_size = batch
                 start = clock(device)

@@ -13,7 +13,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file
-from throughput_ways import MINI, NATIVE, VIT, Ours, Setting
+from throughput_ways import MINI, NATIVE, RANDOM, Ours, Setting
 
 import vlmreward.envs  # noqa: F401  (registers the environments)
 from vlmreward.encoders import make_encoder
@@ -30,12 +30,12 @@ class Library:
     """open_clip by itself: a float32 model, its tokenizer, and its PIL transform.
 
     Args:
-        name: ``VIT`` or ``MINI``.
+        name: ``MINI``, or a model of open_clip with CLIP's tokenizer and ``", random weights"``, such as ``VIT``.
     """
 
     def __init__(self, name: str) -> None:
-        if name == VIT:
-            source = find_source("ViT-B-32", None, None, True)
+        if name != MINI:
+            source = find_source(name.removesuffix(RANDOM), None, None, True)
             self.model: Any = load_model(source)  # seeded: the same weights as the encoder's
             self.tokenizer: Any = load_tokenizer(source)
             config = PreprocessCfg(**self.model.visual.preprocess_cfg)
@@ -90,15 +90,17 @@ class LibraryPreprocess(Preprocess):
         return torch.stack([self._transform(Image.fromarray(frame)) for frame in frames.numpy()]).to(self.dtype)
 
 
-def make_clip_encoder(name: str, precision: str) -> ClipEncoder:
+def make_clip_encoder(name: str, precision: str, runtime: str = "torch") -> ClipEncoder:
     """Return our encoder with the weights of ``Library``.
 
     Args:
-        name: ``VIT`` or ``MINI``.
+        name: As for ``Library``.
         precision: Of the image tower.
+        runtime: Of the image tower; ``benchmarks/encoders.py`` compares them.
     """
-    own = {"model": "ViT-B-32", "random_weights": True} if name == VIT else {}
-    encoder = make_encoder("open_clip" if name == VIT else MINI, device="cpu", precision=precision, **own)
+    own = {} if name == MINI else {"model": name.removesuffix(RANDOM), "random_weights": True}
+    kind = MINI if name == MINI else "open_clip"
+    encoder = make_encoder(kind, device="cpu", precision=precision, runtime=runtime, **own)
     assert isinstance(encoder, ClipEncoder)
     return encoder
 

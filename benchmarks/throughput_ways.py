@@ -10,7 +10,8 @@ from vlmreward.encoders.mini import PREPROCESS
 
 NATIVE = "bf16" if cpu_has_bf16() else "fp32"  # what precision=auto takes on this processor
 USUAL, SAME, FAST = "the usual way", "ours, the same pixels", "ours, fast preset"
-VIT, MINI = "ViT-B-32, random weights", "mini"
+RANDOM = ", random weights"
+VIT, MINI = "ViT-B-32" + RANDOM, "mini"
 TARGETS = {"humanoid": 4.0, "cartpole": 3.0}  # fast preset over the usual way
 
 

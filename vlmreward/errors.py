@@ -33,6 +33,10 @@ class WeightsError(VlmRewardError, OSError):
     """Raised when the weights of a model can't be read or had."""
 
 
+class ExportError(ConfigError):
+    """Raised when a model can't be taken into another engine, or computes something else there."""
+
+
 class RenderingError(VlmRewardError, RuntimeError):
     """Raised when no picture can be made: no GL back end, or an environment without pixels."""
 

@@ -28,7 +28,13 @@ def test_failure_gives_two_and_one_line(cli: Any, refused: Any, monkeypatch: pyt
 
 
 def test_this_machine_is_described() -> None:
-    for check in (doctor.check_platform, doctor.check_packages, doctor.check_processor, doctor.check_storage):
+    for check in (
+        doctor.check_platform,
+        doctor.check_packages,
+        doctor.check_processor,
+        doctor.check_runtime,
+        doctor.check_storage,
+    ):
         findings = check()
         assert findings
         assert all(finding.words for finding in findings)
@@ -58,6 +64,23 @@ def test_missing_gl_and_weights_are_failures(monkeypatch: pytest.MonkeyPatch) ->
     pictures, weights = doctor.check_pictures()[0], doctor.check_weights()[0]
     assert (pictures.state, weights.state) == ("fail", "fail")
     assert "apt-get install libegl1" in pictures.words
+
+
+@pytest.mark.parametrize(
+    ("installed", "state", "words"),
+    [
+        (True, "ok", "openvino in fp32, torch for transformers"),
+        (False, "note", "torch in fp32: pip install 'vlmreward[openvino]' is faster on an x86-64 processor"),
+    ],
+)
+def test_runtime_of_encoders_is_named(monkeypatch: pytest.MonkeyPatch, installed: bool, state: str, words: str) -> None:
+    from vlmreward.encoders import device, runtime
+
+    monkeypatch.setattr(device, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runtime.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(runtime, "find_spec", lambda name: object() if installed else None)
+    assert doctor.check_runtime() == [Finding("encoder runtime", state, words)]  # type: ignore[arg-type]
 
 
 def test_small_shared_memory_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_run_leaves_everything_that_is_promised(cli: Any, tmp_path: Path) -> Non
     result = json.loads((folder / "result.json").read_text())
     assert result["goal"] == ["pole vertically upright on top of the cart"]
     assert result["timesteps"] == 400
-    encoder = {"name": "fake", "precision": None, "devices": None, "id": "fake", "licence": "MIT"}
+    encoder = {"name": "fake", "precision": None, "runtime": None, "devices": None, "id": "fake", "licence": "MIT"}
     assert result["encoder"] == encoder
     assert result["seed"] == 0
     assert result["versions"]["torch"]

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import open_clip
 import pytest
+import torch
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 ARCHITECTURES = {
@@ -68,6 +69,25 @@ def tokenizer_folder(tmp_path_factory):
         tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", eos_token="[END]", model_max_length=8
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cartpole_frames():
+    """240 pictures of cart-poles in every pose, as the environment draws them, uint8 (240, 64, 64, 3)."""
+    from vlmreward.envs.classic import cartpole
+
+    rng = np.random.default_rng(0)
+    canvas = cartpole.make_canvas(64, 64, "fast", cartpole.Appearance())
+    states = [(rng.uniform(-2.4, 2.4), 0, rng.uniform(-3.1, 3.1), 0) for _ in range(240)]
+    return np.stack([cartpole.draw(canvas, np.array(state), cartpole.Appearance()) for state in states])
+
+
+@pytest.fixture
+def torch_threads():
+    """Set PyTorch's threads, and put them back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def build(name="tiny-vit", seed=0) -> Any:
 
 def encoder(model: Any = None, preprocess=None, **kwargs: Any) -> Any:
     model = build() if model is None else model
-    settings: dict[str, Any] = {"name": "tiny", "device": "cpu", "precision": "fp32"} | kwargs
+    settings: dict[str, Any] = {"name": "tiny", "device": "cpu", "precision": "fp32", "runtime": "torch"} | kwargs
     return ClipEncoder(model, tokenizer(), preprocess or PreprocessConfig(size=size_of(model)), **settings)
 
 

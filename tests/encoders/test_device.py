@@ -10,12 +10,13 @@ import torch
 from vlmreward.encoders import device as device_module
 from vlmreward.encoders.device import (
     MOST_BAD,
-    Replica,
     Replicas,
+    TorchReplica,
     Uploader,
     cast_tower,
     choose_precision,
     is_out_of_memory,
+    make_replicas,
     resolve_devices,
 )
 from vlmreward.encoders.preprocess import Preprocess, PreprocessConfig
@@ -56,7 +57,11 @@ def random_frames(n, seed=0):
 
 
 def replica(tower, batch_size):
-    return Replica(tower, Preprocess(CONFIG), CPU, batch_size)
+    return TorchReplica(tower, Preprocess(CONFIG), CPU, batch_size)
+
+
+def replicas(tower, devices=(CPU,), batch_size=None) -> Any:
+    return Replicas(make_replicas(tower, CONFIG, list(devices), "fp32", batch_size))
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 17])
@@ -128,7 +133,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 @pytest.mark.parametrize("n", [1, 2, 3, 11])
 def test_several_devices_share_the_frames(n):
     tower = Tower()
-    ours = Replicas(tower, CONFIG, [CPU, CPU, CPU], "fp32", batch_size=2)
+    ours = replicas(tower, [CPU, CPU, CPU], 2)
     towers: list[Any] = [r.tower for r in ours.replicas]
     assert towers[0] is tower
     assert towers[1].weight.data_ptr() != tower.weight.data_ptr()  # a copy each
@@ -141,7 +146,7 @@ def test_several_devices_share_the_frames(n):
 
 
 def test_each_device_remembers_its_own_batch_size():
-    ours = Replicas(Tower(), CONFIG, [CPU, CPU], "fp32", batch_size=16)
+    ours = replicas(Tower(), [CPU, CPU], 16)
     second: Any = ours.replicas[1].tower
     second.fits = 3
     frames = random_frames(40)
@@ -150,7 +155,7 @@ def test_each_device_remembers_its_own_batch_size():
 
 
 def test_an_error_on_one_of_several_devices_reaches_the_caller():
-    ours = Replicas(Tower(), CONFIG, [CPU, CPU], "fp32", batch_size=16)
+    ours = replicas(Tower(), [CPU, CPU], 16)
     second: Any = ours.replicas[1].tower
     second.fits = 0
     with pytest.raises(ConfigError, match="one frame does not fit"):
@@ -158,7 +163,7 @@ def test_an_error_on_one_of_several_devices_reaches_the_caller():
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other():
-    ours = Replicas(Tower(), CONFIG, [CPU], "fp32", batch_size=3)
+    ours = replicas(Tower(), batch_size=3)
     sets = [random_frames(20, seed) for seed in range(6)]
     results = [None] * 6
 
@@ -179,7 +184,7 @@ def test_values_that_are_not_finite_are_refused(value):
     tower = Tower()
     tower.weight.data[0, 0] = value
     with pytest.raises(NonFiniteError, match=r"no image embedding of 4 is finite: use encoder\.precision=fp32"):
-        Replicas(tower, CONFIG, [CPU], "fp32").encode(random_frames(4))
+        replicas(tower).encode(random_frames(4))
 
 
 def test_one_embedding_that_is_not_finite_is_nan_and_the_others_stay():
@@ -190,34 +195,33 @@ def test_one_embedding_that_is_not_finite_is_nan_and_the_others_stay():
             return out
 
     frames = random_frames(4)
-    out = Replicas(Overflows(), CONFIG, [CPU], "fp32").encode(frames)
+    out = replicas(Overflows()).encode(frames)
     assert np.isnan(out[1]).all()
     good = [0, 2, 3]
-    assert out[good] == pytest.approx(Replicas(Tower(), CONFIG, [CPU], "fp32").encode(frames)[good], abs=1e-6)
+    assert out[good] == pytest.approx(replicas(Tower()).encode(frames)[good], abs=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_batch_without_a_finite_embedding_ends_nothing_once_there_was_one(size):
     tower = Tower()
-    replicas = Replicas(tower, CONFIG, [CPU], "fp32")
-    replicas.encode(random_frames(2))
+    ours = replicas(tower)
+    ours.encode(random_frames(2))
     tower.weight.data.fill_(float("nan"))
-    assert np.isnan(replicas.encode(random_frames(size))).all()
-    many = random_frames(MOST_BAD)
+    assert np.isnan(ours.encode(random_frames(size))).all()
     with pytest.raises(NonFiniteError, match="no image embedding of"):  # it stays that way: the tower is at fault
-        replicas.encode(many)
+        ours.encode(random_frames(MOST_BAD))
 
 
 def test_an_all_zero_feature_is_refused():
     tower = Tower()
     tower.weight.data.zero_()
     with pytest.raises(NonFiniteError):
-        Replicas(tower, CONFIG, [CPU], "fp32").encode(random_frames(1))
+        replicas(tower).encode(random_frames(1))
 
 
 def test_batch_size_below_one_is_refused():
     with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
-        Replicas(Tower(), CONFIG, [CPU], "fp32", batch_size=0)
+        replicas(Tower(), batch_size=0)
 
 
 @pytest.mark.parametrize("staged", [False, True])
@@ -309,8 +313,10 @@ def test_precisions_that_make_no_sense_are_refused():
     assert choose_precision([CPU], "bf16") == "bf16"
     with pytest.raises(ConfigError, match="fp16 is some 50 times slower on a CPU"):
         choose_precision([CPU], "fp16")
-    with pytest.raises(ConfigError, match="precision must be auto, fp32, bf16, fp16, got 'int8'"):
-        choose_precision([CPU], "int8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="precision must be auto, fp32, bf16, fp16, int8, got 'int4'"):
+        choose_precision([CPU], "int4")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="int8 is calibrated on pictures, which train does"):
+        choose_precision([CPU], "int8")
 
 
 def test_processor_flags_decide_when_pytorch_does_not_tell(monkeypatch, tmp_path):
@@ -337,7 +343,7 @@ def test_cast_keeps_batch_norms_in_float32():
 @NEEDS_GPU
 def test_gpu_equals_cpu():
     frames = random_frames(50)
-    on_gpu = Replicas(Tower(), CONFIG, [torch.device("cuda", 0)], "fp32", batch_size=8).encode(frames)
+    on_gpu = replicas(Tower(), [torch.device("cuda", 0)], 8).encode(frames)
     assert on_gpu == pytest.approx(expected(frames), abs=1e-3)
 
 
@@ -361,7 +367,7 @@ def test_a_real_lack_of_gpu_memory_halves_the_batch():
             )
             return super().forward(x)
 
-    ours = Replicas(Hungry(), CONFIG, [torch.device("cuda", 0)], "fp32", batch_size=64)
+    ours = replicas(Hungry(), [torch.device("cuda", 0)], 64)
     frames = random_frames(100)
     assert ours.encode(frames) == pytest.approx(expected(frames), abs=1e-3)
     assert 1 <= ours.replicas[0].batch_size < 16

@@ -27,7 +27,7 @@ HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
 def encoder(model: str | None = "tiny-vit", pretrained: str | None = None, **kwargs: Any) -> Any:
-    settings: dict[str, Any] = {"device": "cpu", "precision": "fp32"} | kwargs
+    settings: dict[str, Any] = {"device": "cpu", "precision": "fp32", "runtime": "torch"} | kwargs
     return OpenClipEncoder(model, pretrained, **settings)
 
 

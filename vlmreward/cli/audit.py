@@ -84,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
         "baseline": list(first.baseline),
         "settings": _plain(settings),
         "encoders": [
-            {"id": e.id, "licence": e.licence, "precision": getattr(e, "precision", None)} for e in found.encoders
+            {"id": e.id, "licence": e.licence, **{key: getattr(e, key, None) for key in ("precision", "runtime")}}
+            for e in found.encoders
         ],
         "seed": settings.options["seed"],
         "seconds": {name: round(seconds, 2) for name, seconds in found.seconds.items()},

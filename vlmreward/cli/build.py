@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from vlmreward.agents.catalogue import get_agent
 from vlmreward.agents.hyperparameters import check_hyperparameters
 from vlmreward.agents.sb3 import load_algorithm, make_algorithm, prepare_env
+from vlmreward.cli.calibration import FILE as INT8_FILE
+from vlmreward.cli.calibration import Quantised, is_int8, quantise_encoder
 from vlmreward.cli.environments import explain_render_error, settle_rendering
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.encoders import make_encoder_from_config
@@ -37,11 +41,13 @@ class Scoring:
         encoder: Frozen encoder.
         model: The reward model, its prompts encoded.
         transform: From the model's rewards to what is learned.
+        quantised: The encoder's int8 tower; None in the other precisions.
     """
 
     encoder: Encoder
     model: RewardModel
     transform: RewardTransform
+    quantised: Quantised | None = None
 
 
 @dataclass
@@ -66,24 +72,35 @@ class Training:
         self.scorer.close()
 
 
-def build_scoring(settings: TrainSettings) -> Scoring:
+def build_scoring(settings: TrainSettings, folder: Path | None = None) -> Scoring:
     """Load the encoder and encode the prompts.
+
+    Args:
+        settings: The run's.
+        folder: Of a run that has learned; where its encoder is quantised, the tower is taken from there.
 
     Raises:
         VlmRewardError: Weights are missing, a prompt is bad, a setting is unknown, ...
     """
-    encoder = make_encoder_from_config(settings.encoder, device=settings.device)
+    prompts: dict[str, Any] = {"goal": list(settings.goal)}
+    if settings.baseline:
+        prompts["baseline"] = list(settings.baseline)
+    make_encoder = partial(make_encoder_from_config, device=settings.device)
+    make_reward = partial(make_reward_from_config, settings.reward, **prompts)
+    quantised: Quantised | None = None
+    if is_int8(settings):
+        stored = None if folder is None else folder / INT8_FILE
+        encoder, quantised = quantise_encoder(settings, stored, make_encoder, lambda encoder: make_reward(encoder)[0])
+    else:
+        encoder = make_encoder(settings.encoder)
     if settings.encoder["name"] == "mini" and not settings.env.id.startswith("vlmreward/"):
         warnings.warn(
             f"the embedded encoder has never seen pictures of {settings.env.id}: its reward may mean nothing; use "
             "encoder=siglip2 or another open_clip model",
             stacklevel=2,
         )
-    prompts: dict[str, Any] = {"goal": list(settings.goal)}
-    if settings.baseline:
-        prompts["baseline"] = list(settings.baseline)
-    model, transform = make_reward_from_config(settings.reward, encoder, **prompts)
-    return Scoring(encoder, model, transform)
+    model, transform = make_reward(encoder)
+    return Scoring(encoder, model, transform, quantised)
 
 
 def check_agent(settings: TrainSettings) -> None:

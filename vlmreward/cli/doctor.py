@@ -29,7 +29,12 @@ REQUIRED = (
     "safetensors",
     "imageio-ffmpeg",
 )
-OPTIONAL = {"sb3-contrib": "contrib", "pygame": "classic"}  # package -> extra
+OPTIONAL = {
+    "sb3-contrib": "contrib",
+    "pygame": "classic",
+    "openvino": "openvino",
+    "nncf": "openvino",
+}  # package -> extra
 SUPPORT = {
     ("Linux", "x86_64"): ("ok", "supported"),
     ("Linux", "aarch64"): ("note", "not tested"),
@@ -108,7 +113,9 @@ def check_processor() -> list[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     info = Path("/proc/cpuinfo")
     flags = set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
-    speed = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    speed = [
+        name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if name in flags
+    ]
     words = f"{cores} cores, {', '.join(speed) or 'no vector extensions known'}"
     return [Finding("processor", "ok", words)]
 
@@ -123,6 +130,23 @@ def check_device() -> list[Finding]:
         return [Finding("GPU", "note", "none: encoders run on the processor")]
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return [Finding("GPU", "ok", ", ".join(names))]
+
+
+def check_runtime() -> list[Finding]:
+    """Look at which engine encoders would run in, and in which precision."""
+    from vlmreward.encoders.device import choose_precision, resolve_devices
+    from vlmreward.encoders.runtime import choose_runtime
+
+    devices = resolve_devices("auto")
+    precision = choose_precision(devices, "auto")
+    convolutional, transformer = (choose_runtime(devices, "auto", precision, kind) for kind in (True, False))
+    words = f"{convolutional} in {precision}"
+    if transformer != convolutional:
+        words += f", {transformer} for transformers"
+    if convolutional == "torch" and devices[0].type == "cpu":
+        words += ": pip install 'vlmreward[openvino]' is faster on an x86-64 processor"
+        return [Finding("encoder runtime", "note", words)]
+    return [Finding("encoder runtime", "ok", words)]
 
 
 def check_pictures() -> list[Finding]:
@@ -171,6 +195,7 @@ CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     check_packages,
     check_processor,
     check_device,
+    check_runtime,
     check_pictures,
     check_weights,
     check_storage,

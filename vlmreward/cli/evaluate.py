@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     try:
         envs.extend(settings.env.factory()() for _ in range(count))
         policy, about = load_policy(subject, count, envs[0])
-        scoring = build_scoring(settings) if options["score"] else None
+        scoring = build_scoring(settings, subject.folder) if options["score"] else None
         words = " / ".join(settings.goal)
         scorer = FrameScorer(scoring.encoder, scoring.model, count, words) if scoring else None
         print(f"goal: {' | '.join(settings.goal)}", flush=True)

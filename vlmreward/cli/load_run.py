@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from vlmreward.agents.policies import POLICIES, AgentPolicy, HoldPolicy, Policy,
 from vlmreward.agents.sb3 import make_algorithm
 from vlmreward.cli.arguments import Arguments
 from vlmreward.cli.build import policy_device
+from vlmreward.cli.calibration import is_int8
 from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups
 from vlmreward.cli.run_folder import RunFolder
@@ -50,6 +52,11 @@ class Subject:
     usual: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def folder(self) -> Path | None:
+        """Return the run's folder; None without a run."""
+        return None if self.run is None else self.run.path
+
 
 def find_subject(command: str, arguments: Arguments) -> Subject:
     """Read what a command is to evaluate: a run, or an environment with a trivial policy.
@@ -85,6 +92,8 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
         run = None
         composed = compose("train", rest)
         settings, note = resolve(composed)
+        if is_int8(settings):
+            raise ConfigError("precision int8 is calibrated by train: give its run=<run folder>, or another precision")
         trained, default_task = None, composed["env"].get("default_task")
         keys = [key.split(".")[:3] for key in arguments.keys() if key.startswith("env.kwargs.")]  # noqa: SIM118
         asked = {".".join(key): settings.env.kwargs[key[-1]] for key in keys}

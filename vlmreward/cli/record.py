@@ -83,7 +83,7 @@ def _run(subject: Subject, spool: FrameSpool) -> tuple[list[Episode], list[Episo
         stride, fps = picture_stride(env, options["fps"])
         env = camera = TakePictures(env, twin() if twin else None, stride, spool)
         policy, _ = load_policy(subject, 1, camera)
-        scoring = build_scoring(settings)
+        scoring = build_scoring(settings, subject.folder)
         scorer = FrameScorer(scoring.encoder, scoring.model, 1, " / ".join(settings.goal))
         if subject.note:
             print(f"note: {subject.note}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from vlmreward.cli.build import Scoring
@@ -21,9 +22,11 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
             **config["encoder"],
             # as it was decided for this machine, where the setting says auto; an encoder may have none
             "precision": getattr(encoder, "precision", None),
+            "runtime": getattr(encoder, "runtime", None),
             "devices": getattr(encoder, "devices", None),
             "id": encoder.id if encoder else None,
             "licence": encoder.licence if encoder else None,
+            **_agreement(scoring),
         },
         "reward": config["reward"],
         "uses_env_reward": config["reward"].get("combine") in ("add", "env"),
@@ -32,6 +35,13 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
         "notes": [note] if note else [],
         **describe_machine(),
     }
+
+
+def _agreement(scoring: Scoring | None) -> dict[str, Any]:
+    """Return how an int8 tower agrees with fp32 on frames that it was not calibrated on."""
+    if scoring is None or scoring.quantised is None:
+        return {}
+    return {"int8_agreement": asdict(scoring.quantised.agreement)}
 
 
 def format_summary(summary: dict[str, Any]) -> str:

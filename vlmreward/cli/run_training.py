@@ -20,11 +20,13 @@ from vlmreward.agents.metrics import make_logger
 from vlmreward.agents.policies import AgentPolicy
 from vlmreward.agents.progress import Progress
 from vlmreward.cli.build import Scoring, build_scoring, build_training, check_agent, seed_envs, set_threads
+from vlmreward.cli.calibration import FILE as INT8_FILE
 from vlmreward.cli.gate import audit_before_training, check_mode
 from vlmreward.cli.results import describe_run, format_summary
 from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import VlmRewardError
+from vlmreward.video.atomic import write_bytes
 from vlmreward.wrappers.scoring import FrameScorer
 
 REPORT_OFFSET = 10_000  # between the first seed of the selection episodes and that of the reported ones
@@ -36,18 +38,21 @@ class Session:
 
     Args:
         settings: The run's settings.
+        run: Its folder, where it is resumed.
 
     Raises:
         VlmRewardError: A part can't be built from them.
     """
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(self, settings: TrainSettings, run: RunFolder | None = None) -> None:
         self.settings = settings
         self.stop = StopRequest()
         self.clock, self.episodes, self.frames = Clock(), EpisodeLog(), FrameLog()
         check_agent(settings)  # first: it takes no time, and weights may take minutes
         self.threads = set_threads(settings.threads, get_agent(settings.agent["name"]).scoring == "replay")
-        self.scoring: Scoring = build_scoring(settings)
+        # before the first checkpoint nothing has been learned, so an int8 tower is made anew
+        learned = run.path if run is not None and run.checkpoints.names() else None
+        self.scoring: Scoring = build_scoring(settings, learned)
         self.training = build_training(settings, self.scoring)
         self._eval_envs: list[gym.Env] = []
 
@@ -82,6 +87,8 @@ class Session:
             note: What the result should say about the settings.
         """
         settings, model = self.settings, self.training.model
+        if self.scoring.quantised is not None:
+            write_bytes(run.path / INT8_FILE, self.scoring.quantised.tower.to_bytes())
         resumable = run.checkpoints.find("last") if run.checkpoints.names() else None
         meta: dict[str, Any] = run.checkpoints.load(resumable)[1] if resumable else {}
         logger, metrics = make_logger(run.path, meta.get("metrics_lines", 0), meta.get("num_timesteps", 0))

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     from vlmreward.cli.gate import name_audit
     from vlmreward.cli.run_training import Session  # loads torch
 
-    session = Session(settings)  # before the folder: what the user gets wrong leaves nothing behind
+    session = Session(settings, run)  # before the folder: what the user gets wrong leaves nothing behind
     try:
         if run is None:
             audited = session.audit(mode, name_audit(argv, settings.goal[0]))

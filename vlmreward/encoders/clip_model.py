@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ import torch
 from vlmreward.encoders.device import Precision, Replica, Replicas, choose_precision, resolve_devices
 from vlmreward.encoders.preprocess import PreprocessConfig
 from vlmreward.encoders.prompts import Tokenizer, tokenise
+from vlmreward.encoders.runtime import Runtime, build_replicas
 from vlmreward.errors import ConfigError, NonFiniteError
 from vlmreward.types import FloatArray, Frames, check_frames
 
@@ -32,11 +35,11 @@ class ClipEncoder:
     ``super().__init__``, which takes the model over (casts, freezes and moves it; pass a copy to keep yours)::
 
         class OwnEncoder(ClipEncoder):
-            def __init__(self, device="auto", precision="auto", batch_size=None):
+            def __init__(self, device="auto", precision="auto", batch_size=None, runtime="auto"):
                 model = build()                       # .visual(pixels) -> features; .encode_text(tokens) -> features
                 config = PreprocessConfig(size=(96, 96), resize_mode="squash")
                 super().__init__(model, tokenizer, config, name="own", salt="own-1", device=device,
-                                 precision=precision, batch_size=batch_size, licence="MIT")
+                                 precision=precision, batch_size=batch_size, licence="MIT", runtime=runtime)
 
     The image tower runs in the given precision, one replica per device. The text tower stays in float32 on the first
     device, and its results are cached. Equal frames in equal order give equal bits.
@@ -51,21 +54,25 @@ class ClipEncoder:
         device: See :func:`vlmreward.encoders.device.resolve_devices`.
         precision: Of the image tower: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``. Auto is the fastest that the
             hardware has; networks with batch norms lose more by bf16 than transformers do, so measure those.
-        batch_size: Largest number of frames at a time on one device; None: 32 on a CPU, 256 on a GPU.
+        batch_size: Largest number of frames at a time on one device; None: what the runtime is fastest with.
         licence: Of the weights; one that rules out commercial use gives one warning.
+        runtime: Engine of the image tower: ``"auto"``, ``"torch"``, ``"openvino"`` (CPU) or ``"cuda_graphs"`` (GPU).
         optimise: Rewrites the model, in place, into one that computes the same faster; the id is that of the weights
             before it.
 
     Attributes:
-        id: ``<name>-<hash>`` over weights, preprocessing and salt; the same in every precision.
+        id: ``<name>-<hash>`` over weights, preprocessing and salt; the same in every runtime and floating-point
+            precision, and another one for each int8 model.
         image_size: Side of the pictures that the tower takes, pixels (the longer one if they are not square).
         dim: Length of an embedding.
         licence: As given.
         precision: Of the image tower, decided.
+        runtime: Of the image tower, decided.
         devices: Names of the devices in use.
 
     Raises:
-        ConfigError: A setting is out of range, or the device is not there.
+        ConfigError: A setting is out of range, the device is not there, or the runtime can't take the model.
+        DependencyNotInstalled: The runtime is not installed.
     """
 
     id: str
@@ -85,6 +92,7 @@ class ClipEncoder:
         precision: Precision = "auto",
         batch_size: int | None = None,
         licence: str = "unknown",
+        runtime: Runtime = "auto",
         optimise: Callable[[torch.nn.Module], None] | None = None,
     ) -> None:
         devices = resolve_devices(device)
@@ -99,7 +107,9 @@ class ClipEncoder:
             optimise(model)
         self._name = name
         self._tokenizer = tokenizer
-        self._images = Replicas(model.visual, preprocess, devices, self.precision, batch_size)  # type: ignore[arg-type]
+        tower: torch.nn.Module = model.visual  # type: ignore[assignment]
+        replicas, self.runtime = build_replicas(tower, preprocess, devices, self.precision, batch_size, runtime)
+        self._images = Replicas(replicas)
         self._model = model.eval().requires_grad_(False).to(devices[0])
         self._text_device = devices[0]
         self._texts: dict[str, FloatArray] = {}
@@ -117,6 +127,20 @@ class ClipEncoder:
     def batch_sizes(self) -> list[int]:
         """Frames at a time on each device; smaller than asked for where a batch did not fit."""
         return [replica.batch_size for replica in self.replicas]
+
+    def with_replicas(self, replicas: Sequence[Replica], id: str, precision: Precision, runtime: Runtime) -> Self:
+        """Return this encoder with another image tower; texts and settings stay.
+
+        Args:
+            replicas: The tower on each device.
+            id: Of the encoder with this tower.
+            precision: Of the tower.
+            runtime: Of the tower.
+        """
+        other = copy.copy(self)
+        other._images = Replicas(replicas)
+        other.id, other.precision, other.runtime = id, precision, runtime
+        return other
 
     def encode_images(self, frames: Frames) -> FloatArray:
         """Encode frames.

@@ -1,9 +1,10 @@
 """One path for every device: upload, resize, normalise and run an image tower, in batches that fit.
 
-A :class:`Replica` is a tower on one device. Frames go to it as uint8 through two pinned buffers and a copy stream of
-their own, so the copy of one batch overlaps the work on the batch before; the resize happens on the device. A batch
-that does not fit into the device's memory is halved, and the smaller size is remembered. :class:`Replicas` splits
-frames over several devices, one thread each. On a CPU the same code runs without copies or streams.
+A :class:`Replica` is a tower on one device. It prepares one batch while others are under way, and halves a batch that
+does not fit into the device's memory, which it remembers. To :class:`TorchReplica` frames go as uint8 through two
+pinned buffers and a copy stream of their own, so the copy of one batch overlaps the work on the batch before; the
+resize happens on the device. On a CPU the same code runs without copies or streams. :class:`Replicas` splits frames
+over several devices, one thread each. Other engines than PyTorch: ``runtime.py``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import contextlib
 import copy
 import itertools
 import logging
+import math
 import threading
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +31,7 @@ from vlmreward.types import FloatArray, Frames
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
 MOST_BAD = 256  # frames on end without a finite embedding before that ends the run
@@ -70,11 +74,13 @@ def cpu_has_bf16() -> bool:
         probe: Callable[[], bool] | None = getattr(torch.cpu, name, None)
         if probe is not None and probe():
             return True
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def cpu_flags() -> set[str]:
+    """Return what this processor's features are called in Linux; nothing elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
-        return False
-    flags = cpuinfo.read_text(errors="replace").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return set(cpuinfo.read_text(errors="replace").split()) if cpuinfo.is_file() else set()
 
 
 def choose_precision(devices: Sequence[torch.device], precision: Precision) -> Precision:
@@ -88,10 +94,16 @@ def choose_precision(devices: Sequence[torch.device], precision: Precision) -> P
         ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
     Raises:
-        ConfigError: The format is unknown, or is fp16 on a CPU.
+        ConfigError: The format is unknown, is fp16 on a CPU, or is int8, which needs pictures to be calibrated on.
     """
+    if precision == "int8":
+        raise ConfigError(
+            "precision int8 is calibrated on pictures, which train does: use another precision here, or in Python hand "
+            "an encoder in fp32 to vlmreward.encoders.int8.quantise"
+        )
     if precision != "auto" and precision not in DTYPES:
-        raise ConfigError(f"precision must be auto, {', '.join(DTYPES)}, got {precision!r}: choose one of them")
+        known = ", ".join([*DTYPES, "int8"])
+        raise ConfigError(f"precision must be auto, {known}, got {precision!r}: choose one of them")
     on_cpu = any(d.type == "cpu" for d in devices)
     if precision == "fp16" and on_cpu:
         raise ConfigError("precision fp16 is some 50 times slower on a CPU than fp32: use precision=auto")
@@ -174,30 +186,36 @@ class Uploader:
         return moved
 
 
-class Replica:
-    """An image tower on one device, with its own uploader and its own remembered batch size.
+class Replica(ABC):
+    """An image tower on one device, with its own remembered batch size.
 
     Args:
-        tower: Takes the output of ``preprocess``, returns features of shape (N, D) or a tuple that starts with them.
-        preprocess: What the model wants, and in which number format.
+        preprocess: What the model wants.
         device: Where the tower is.
         batch_size: Largest number of frames at a time.
+        lanes: Batches that the device computes side by side; few frames are spread over them.
     """
 
-    def __init__(self, tower: torch.nn.Module, preprocess: Preprocess, device: torch.device, batch_size: int) -> None:
-        self.tower = tower
+    def __init__(self, preprocess: Preprocess, device: torch.device, batch_size: int, lanes: int = 1) -> None:
         self.preprocess = preprocess
         self.device = device
         self.batch_size = batch_size
+        self.lanes = lanes
         self.upload = Uploader(device)
         self._lock = threading.Lock()  # the buffers serve one caller at a time
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return unit-norm embeddings, float32, shape (N, D), of preprocessed pixels."""
-        features = self.tower(pixels)
-        features = (features[0] if isinstance(features, tuple) else features).to(torch.float32)
-        # no epsilon: an all-zero feature must show as not finite, not pass as an embedding
-        return features / features.norm(dim=-1, keepdim=True)
+    @property
+    def most_ahead(self) -> int:
+        """Batches that are under way while the next one is prepared, so that every lane always has work."""
+        return 2 * self.lanes - 1
+
+    @abstractmethod
+    def start(self, frames: Frames) -> Any:
+        """Set one batch going, uint8, shape (N, H, W, 3), and return what :meth:`finish` takes."""
+
+    @abstractmethod
+    def finish(self, started: Any) -> FloatArray:
+        """Wait for a batch, and return its unit-norm embeddings, float32, shape (N, D)."""
 
     def encode(self, frames: Frames) -> FloatArray:
         """Encode frames in batches.
@@ -212,29 +230,28 @@ class Replica:
             ConfigError: Not even one frame fits into the device's memory.
         """
         done: list[FloatArray] = []
-        pending: torch.Tensor | None = None  # fetched one batch late, so the device always has work queued
+        under_way: deque[Any] = deque()
         start = 0
         on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
         with self._lock, torch.inference_mode(), on_device:
             while start < len(frames):
-                batch = frames[start : start + self.batch_size]
-                result = self._try(batch)
-                if pending is not None:
-                    done.append(pending.cpu().numpy())
-                    pending = None
-                if result is None:
+                size = min(self.batch_size, math.ceil(len(frames) / self.lanes))
+                batch = frames[start : start + size]
+                started = self._try(batch)
+                while under_way and (started is None or len(under_way) >= self.most_ahead):
+                    done.append(self.finish(under_way.popleft()))
+                if started is None:
                     self._shrink(len(batch))
                     continue
-                pending = result
+                under_way.append(started)
                 start += len(batch)
-            if pending is not None:
-                done.append(pending.cpu().numpy())
+            done += [self.finish(started) for started in under_way]
         return np.concatenate(done)
 
-    def _try(self, frames: Frames) -> torch.Tensor | None:
+    def _try(self, frames: Frames) -> Any:
         # None rather than the exception: its traceback would keep the failed batch's tensors alive
         try:
-            return self.forward(self.preprocess(self.upload(frames)))
+            return self.start(frames)
         except RuntimeError as e:
             if not is_out_of_memory(e):
                 raise
@@ -256,8 +273,47 @@ class Replica:
         )
 
 
-class Replicas:
-    """The same image tower on one or several devices; frames are split over them.
+class TorchReplica(Replica):
+    """An image tower that PyTorch runs.
+
+    Args:
+        tower: Takes the output of ``preprocess``, returns features of shape (N, D) or a tuple that starts with them.
+        preprocess: What the model wants, and in which number format.
+        device: Where the tower is.
+        batch_size: Largest number of frames at a time.
+    """
+
+    def __init__(
+        self, tower: Callable[[torch.Tensor], Any], preprocess: Preprocess, device: torch.device, batch_size: int
+    ) -> None:
+        super().__init__(preprocess, device, batch_size)
+        self.tower = tower
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return unit-norm embeddings, float32, shape (N, D), of preprocessed pixels."""
+        features = self.tower(pixels)
+        features = (features[0] if isinstance(features, tuple) else features).to(torch.float32)
+        # no epsilon: an all-zero feature must show as not finite, not pass as an embedding
+        return features / features.norm(dim=-1, keepdim=True)
+
+    def start(self, frames: Frames) -> torch.Tensor:
+        """Set one batch going, uint8, shape (N, H, W, 3), and return its embeddings, still on the device."""
+        return self.forward(self.preprocess(self.upload(frames)))
+
+    def finish(self, started: torch.Tensor) -> FloatArray:
+        """Wait for a batch, and return its unit-norm embeddings, float32, shape (N, D)."""
+        return started.cpu().numpy()
+
+
+def make_replicas(
+    tower: torch.nn.Module,
+    config: PreprocessConfig,
+    devices: Sequence[torch.device],
+    precision: Precision,
+    batch_size: int | None = None,
+    wrap: Callable[[torch.nn.Module, torch.device], Callable[[torch.Tensor], Any]] = lambda tower, _: tower,
+) -> list[TorchReplica]:
+    """Put an image tower on every device, run by PyTorch.
 
     Args:
         tower: An image tower in float32; it is cast and moved in place.
@@ -265,29 +321,41 @@ class Replicas:
         devices: One replica each.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         batch_size: Largest number of frames at a time on one device; None: 32 on a CPU, 256 on a GPU.
+        wrap: What runs the tower of a device in its place.
 
     Raises:
         ConfigError: ``batch_size`` is less than 1.
     """
+    check_batch_size(batch_size)
+    tower = cast_tower(tower.eval().requires_grad_(False), precision)
+    towers = [tower] + [copy.deepcopy(tower) for _ in devices[1:]]
+    return [
+        TorchReplica(wrap(t.to(d), d), Preprocess(config, DTYPES[precision]), d, batch_size or DEFAULT_BATCH[d.type])
+        for t, d in zip(towers, devices, strict=True)
+    ]
 
-    def __init__(
-        self,
-        tower: torch.nn.Module,
-        config: PreprocessConfig,
-        devices: Sequence[torch.device],
-        precision: Precision,
-        batch_size: int | None = None,
-    ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}: give a positive number or null")
-        tower = cast_tower(tower.eval().requires_grad_(False), precision)
-        towers = [tower] + [copy.deepcopy(tower) for _ in devices[1:]]
-        self.replicas = [
-            Replica(t.to(d), Preprocess(config, DTYPES[precision]), d, batch_size or DEFAULT_BATCH[d.type])
-            for t, d in zip(towers, devices, strict=True)
-        ]
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Check that a batch holds a frame.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}: give a positive number or null")
+
+
+class Replicas:
+    """The same image tower on one or several devices; frames are split over them.
+
+    Args:
+        replicas: One per device.
+    """
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self.replicas = list(replicas)
         # threads, not processes: the work is on the devices, and PyTorch lets go of the interpreter lock
-        self._threads = ThreadPoolExecutor(len(devices), "encoder") if len(devices) > 1 else None
+        self._threads = ThreadPoolExecutor(len(replicas), "encoder") if len(replicas) > 1 else None
         self._any_finite, self._bad_on_end = False, 0
 
     def encode(self, frames: Frames) -> FloatArray:

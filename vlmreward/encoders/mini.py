@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import Precision
 from vlmreward.encoders.preprocess import PreprocessConfig
+from vlmreward.encoders.runtime import Runtime
 from vlmreward.errors import WeightsError
 from vlmreward.types import FloatArray
 
@@ -126,6 +127,7 @@ class MiniEncoder(ClipEncoder):
         device: As for ClipEncoder.
         precision: As for ClipEncoder.
         batch_size: As for ClipEncoder.
+        runtime: As for ClipEncoder.
         weights: A weights file that ``vlmreward pretrain-mini`` wrote; None: the packaged one.
 
     Raises:
@@ -136,7 +138,8 @@ class MiniEncoder(ClipEncoder):
         self,
         device: str = "auto",
         precision: Precision = "auto",
-        batch_size: int | None = 64,
+        batch_size: int | None = None,
+        runtime: Runtime = "auto",
         weights: str | Path | None = None,
     ) -> None:
         path = Path(weights) if weights else data_folder() / WEIGHTS
@@ -157,6 +160,7 @@ class MiniEncoder(ClipEncoder):
             precision=precision,
             batch_size=batch_size,
             licence="MIT",
+            runtime=runtime,
             optimise=fuse_batch_norms,
         )
         self._domain_weight, self._domain_bias = domain

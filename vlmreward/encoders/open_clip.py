@@ -7,6 +7,7 @@ from pathlib import Path
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import Precision
 from vlmreward.encoders.prompts import Tokenizer
+from vlmreward.encoders.runtime import Runtime
 from vlmreward.encoders.weights import LOCAL_FOLDER, find_source, load_model, load_tokenizer, preprocess_of
 
 
@@ -24,7 +25,8 @@ class OpenClipEncoder(ClipEncoder):
             or one that ``torch.load(weights_only=True)`` reads.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` (every GPU), ``"cuda:0"`` or several with commas between.
         precision: Of the image tower: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        batch_size: Largest number of frames at a time on one device; None: 32 on a CPU, 256 on a GPU.
+        batch_size: Largest number of frames at a time on one device; None: what the runtime is fastest with.
+        runtime: Engine of the image tower: ``"auto"``, ``"torch"``, ``"openvino"`` (CPU) or ``"cuda_graphs"`` (GPU).
         licence: Of the weights; ``"unknown"``: that of the tag where it is known.
         tokenizer: A tokenizer, or the folder of a Hugging Face one; None: the model's own.
         like: For a file: the tag whose preprocessing and activation it has.
@@ -49,6 +51,7 @@ class OpenClipEncoder(ClipEncoder):
         device: str = "auto",
         precision: Precision = "auto",
         batch_size: int | None = None,
+        runtime: Runtime = "auto",
         licence: str = "unknown",
         tokenizer: Tokenizer | str | None = None,
         like: str | None = None,
@@ -72,5 +75,6 @@ class OpenClipEncoder(ClipEncoder):
             device=device,
             precision=precision,
             batch_size=batch_size,
+            runtime=runtime,
             licence=source.licence if licence == "unknown" else licence,
         )
