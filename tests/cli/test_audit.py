@@ -169,12 +169,20 @@ def test_require_lets_a_good_reward_through(cli):
     assert "audit of 300 frames" in outcome.err
 
 
+def learned(run: Path) -> list[dict]:
+    """Return what a run logged of its learning, times apart."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k.split("/")[0] in ("step", "rollout", "train")} for line in lines]
+
+
 def test_an_audit_does_not_change_what_is_learned(cli, tmp_path):
     for name, mode in (("x", "require"), ("y", "off")):
         asked = ("encoder=mini", "total_timesteps=400", f"run_dir={name}", f"audit={mode}")
         assert cli(*TRAIN[:-1], *asked).code == 0
     x, y = (read(tmp_path / name / "result.json")["evaluation"] for name in "xy")
     assert x == y
+    assert any("train/loss" in line for line in learned(tmp_path / "x"))
+    assert learned(tmp_path / "x") == learned(tmp_path / "y")
 
 
 def test_a_baseline_that_is_another_tasks_goal_is_audited(cli, few_frames):
