@@ -21,10 +21,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vlmreward.cli.train", "train an agent from a text goal"),
     "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
     "record": ("vlmreward.cli.record", "record evaluation videos"),
+    "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
     "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
 }
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.

@@ -14,7 +14,7 @@ from vlmreward.errors import ConfigError, PromptError
 from vlmreward.registry import suggest
 
 PROMPT_KEYS = frozenset({"goal", "baseline", "positive", "negative", "options"})
-PATH_KEYS = frozenset({"run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font"})
+PATH_KEYS = frozenset({"run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache"})
 NONE = "null"  # a path that is not given; a file of that name is ./null
 FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug"}
 

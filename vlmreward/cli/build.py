@@ -18,6 +18,7 @@ from vlmreward.agents.sb3 import load_algorithm, make_algorithm, prepare_env
 from vlmreward.cli.environments import explain_render_error, settle_rendering
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.encoders import make_encoder_from_config
+from vlmreward.encoders.cached import CachedEncoder, open_cached
 from vlmreward.encoders.device import resolve_devices
 from vlmreward.rewards import make_reward_from_config
 from vlmreward.rewards.transform import RewardTransform
@@ -43,6 +44,11 @@ class Scoring:
     model: RewardModel
     transform: RewardTransform
 
+    @property
+    def cache(self) -> CachedEncoder | None:
+        """The encoder, if it keeps embeddings on disk."""
+        return self.encoder if isinstance(self.encoder, CachedEncoder) else None
+
 
 @dataclass
 class Training:
@@ -67,10 +73,10 @@ class Training:
 
 
 def build_scoring(settings: TrainSettings) -> Scoring:
-    """Load the encoder and encode the prompts.
+    """Load the encoder, open its store of embeddings if there is to be one, and encode the prompts.
 
     Raises:
-        VlmRewardError: Weights are missing, a prompt is bad, a setting is unknown, ...
+        VlmRewardError: Weights are missing, a prompt is bad, a setting is unknown, the store can't be written, ...
     """
     encoder = make_encoder_from_config(settings.encoder, device=settings.device)
     if settings.encoder["name"] == "mini" and not settings.env.id.startswith("vlmreward/"):
@@ -79,6 +85,8 @@ def build_scoring(settings: TrainSettings) -> Scoring:
             "encoder=siglip2 or another open_clip model",
             stacklevel=2,
         )
+    if settings.cache is not None:
+        encoder = open_cached(encoder, settings.cache, settings.cache_dtype)
     prompts: dict[str, Any] = {"goal": list(settings.goal)}
     if settings.baseline:
         prompts["baseline"] = list(settings.baseline)

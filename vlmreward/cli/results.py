@@ -13,6 +13,7 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
     """Return the head of a result: what was asked, with which parts, on which machine."""
     config = settings.to_config()
     encoder = scoring.encoder if scoring else None
+    cache = scoring.cache if scoring else None
     return {
         "env": config["env"],
         "goal": config["goal"],
@@ -25,6 +26,8 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
             "id": encoder.id if encoder else None,
             "licence": encoder.licence if encoder else None,
         },
+        # frames that were asked for, and how many of them had to be encoded
+        "cache": {"folder": config["cache"], "dtype": config["cache_dtype"], **cache.stats()} if cache else None,
         "reward": config["reward"],
         "uses_env_reward": config["reward"].get("combine") in ("add", "env"),
         "agent": config["agent"],
