@@ -188,7 +188,9 @@ def test_unit_vectors_are_told_in_blocks(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("block", [2**18, 96])
-def test_projection_is_the_product_in_any_order_with_a_mask(tmp_path, numbered, small_segments, monkeypatch, dtype, block):
+def test_projection_is_the_product_in_any_order_with_a_mask(
+    tmp_path, numbered, small_segments, monkeypatch, dtype, block
+):
     monkeypatch.setattr(embedding_store, "_BLOCK", block)
     store = EmbeddingStore(tmp_path, replace(numbered.META, dtype=dtype))
     for start in range(0, 300, 50):

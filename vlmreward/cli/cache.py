@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmreward.cli.arguments import parse_arguments
-from vlmreward.cli.compose import compose
+from vlmreward.cli.compose import compose, refuse_words
 from vlmreward.cli.listing import format_table
-from vlmreward.cli.train import refuse_words
 from vlmreward.cli.values import flag, number
 from vlmreward.encoders.pruning import StoreReport, choose, list_stores, prune
 from vlmreward.encoders.store_folder import META
