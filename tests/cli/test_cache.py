@@ -211,8 +211,9 @@ def add(cache: Path, encoder: str, frames: int, days: float = 0) -> EmbeddingSto
     store = EmbeddingStore(cache, StoreMeta(encoder, "fp32", 500, "float16"))
     keys = np.arange(2 * frames, dtype=np.uint64).reshape(-1, 2)
     store.add(keys, np.eye(500, dtype=np.float32)[np.arange(frames) % 500])
+    written = time.time() - days * 86400
     for path in store.path.glob("*.keys"):
-        os.utime(path, (time.time() - days * 86400,) * 2)
+        os.utime(path, (written, written))
     return store
 
 

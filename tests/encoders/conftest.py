@@ -95,6 +95,8 @@ def numbered():
     """The module of numbered frames, for embedding stores."""
     path = Path(__file__).parent / "fakes" / "numbered_frames.py"
     spec = importlib.util.spec_from_file_location("numbered_frames", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -81,20 +81,24 @@ def test_float32_gives_the_very_bits(tmp_path):
 def test_first_embedding_is_the_one_whoever_encodes(tmp_path):
     """Two encoders that have the same store open and drift apart: what either returns is what was stored first."""
     frames = noise(6)
-    a, b = (open_cached(Drifting(), tmp_path) for _ in range(2))
+    inner = Drifting()
+    a, b = open_cached(Drifting(), tmp_path), open_cached(inner, tmp_path)
     b.encode_images(frames[4:])
     first = a.encode_images(frames[:4])
-    assert not np.allclose(Drifting().encode_images(frames[4:]), a._encoder.encode_images(frames[4:]), atol=1e-3)
+    drifted = [Drifting() for _ in range(2)]
+    drifted[1].encode_images(frames)
+    assert not np.allclose(*(encoder.encode_images(frames) for encoder in drifted), atol=1e-3)
     np.testing.assert_array_equal(b.encode_images(frames[:4]), first)
     np.testing.assert_array_equal(a.encode_images(frames), b.encode_images(frames))
-    assert b._encoder.batches == [2]
+    assert inner.batches == [2]
 
 
 def test_race_is_won_by_the_first_to_store(tmp_path):
     """Another process stores a frame while this one encodes it."""
     frames = noise(3)
-    rival = open_cached(Drifting(), tmp_path)
-    rival._encoder.batches += [0] * 50  # its embeddings are far off
+    far_off = Drifting()
+    far_off.batches += [0] * 50
+    rival = open_cached(far_off, tmp_path)
 
     class Slow(Drifting):
         def encode_images(self, frames):

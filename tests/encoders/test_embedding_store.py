@@ -262,7 +262,7 @@ def test_damaged_description_is_one_line(tmp_path, numbered, text):
 @pytest.mark.parametrize(("dim", "dtype"), [(4, "float64"), (0, "float16"), ("4", "float16")])
 def test_form_that_there_is_not_is_refused(dim, dtype):
     with pytest.raises(ConfigError, match="float64" if dtype == "float64" else "dim must be"):
-        StoreMeta("x", None, dim, dtype)
+        StoreMeta("x", None, dim, dtype)  # pyright: ignore[reportArgumentType]
 
 
 def test_place_that_takes_no_folder_is_one_line(tmp_path, numbered):
@@ -317,7 +317,7 @@ def test_killed_in_any_write_loses_only_what_was_not_added(tmp_path, numbered, c
 
 def test_killed_at_random_moments_again_and_again(tmp_path, numbered):
     rng = random.Random(0)
-    added = 0
+    added, store = 0, EmbeddingStore(tmp_path, numbered.META)
     for _ in range(12):
         writer = Writer(numbered, tmp_path, added, 10**7, 500)
         time.sleep(rng.uniform(0.02, 0.3))

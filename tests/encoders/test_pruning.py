@@ -30,7 +30,8 @@ def fill(cache, numbered, frames, encoder="a", newest=1.0):
         store.add(numbered.keys_of(numbers), numbered.rows_of(numbers))
     keys = sorted(store.path.glob("*.keys"))
     for age, path in enumerate(reversed(keys)):
-        os.utime(path, (1e9 - (newest + age) * DAY,) * 2)
+        written = 1e9 - (newest + age) * DAY
+        os.utime(path, (written, written))
     return store
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch as th
 
 from vlmreward.agents.evaluation import run_episodes
-from vlmreward.encoders.cached import open_cached
 from vlmreward.encoders.mini import MiniEncoder
 from vlmreward.envs.classic.cartpole import CartPoleEnv
 from vlmreward.errors import RenderingError
@@ -43,8 +42,8 @@ def make_transform():
     return RewardTransform(scale=2.0, combine="add", env_weight=0.3)
 
 
-def capture(model, envs=CLEAN, encode_batch=16, encoder=None, **kwargs):
-    scorer = Scorer(encoder or ProjectionEncoder(), model(), make_transform(), encode_batch)
+def capture(model, envs=CLEAN, encode_batch=16, **kwargs):
+    scorer = Scorer(ProjectionEncoder(), model(), make_transform(), encode_batch)
     venv = VecCaptureFrames(envs, scorer=scorer, **kwargs)
     venv.seed(11)
     return scorer, venv
@@ -61,12 +60,12 @@ class Witness(gym.Wrapper):
         return obs, reward, terminated, truncated, info
 
 
-def one_by_one(model, envs=CLEAN, encoder=None):
+def one_by_one(model, envs=CLEAN):
     """Plain Gymnasium: every environment by itself, every step scored alone."""
     rewards, valid = np.zeros((N_STEPS, N_ENVS)), np.zeros((N_STEPS, N_ENVS), bool)
     for index, make in enumerate(envs):
         witness = Witness(make())
-        env = ReplaceReward(witness, encoder or ProjectionEncoder(), model(), make_transform())
+        env = ReplaceReward(witness, ProjectionEncoder(), model(), make_transform())
         env.reset(seed=11 + index)
         for step in range(N_STEPS):
             try:
@@ -79,8 +78,8 @@ def one_by_one(model, envs=CLEAN, encoder=None):
     return rewards, valid
 
 
-def through_vec_replace(model, **kwargs):
-    _, inner = capture(model, **kwargs)
+def through_vec_replace(model):
+    _, inner = capture(model)
     venv = VecReplaceReward(inner)
     venv.reset()
     rewards = np.array([venv.step(actions)[1] for actions in ACTIONS])
@@ -176,29 +175,6 @@ def test_evaluation_scores_the_first_episodes_alike(name, encode_batch):
         raw, env_reward = np.array(episode.vlm_rewards, np.float32), np.array(episode.env_rewards, np.float32)
         learned = make_transform().apply(raw, env_reward)
         np.testing.assert_allclose(learned, want[: episode.length, index], atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["frame", "pair"])
-def test_no_way_encodes_a_frame_that_any_way_has_encoded_before(tmp_path, name):
-    """And all rewards are the very same, those of the ways that have encoded none of the frames included."""
-    ways = {**WAYS, "one by one": one_by_one, "VecReplaceReward": through_vec_replace}
-    plain, _ = one_by_one(MODELS[name])
-    for first in ("one by one", "rollout buffer"):
-        inner, found = ProjectionEncoder(), {}
-        cached = open_cached(inner, tmp_path / first)
-        found["at first"], _ = ways[first](MODELS[name], encoder=cached)
-        encoded = sum(inner.batches)
-        assert 60 < encoded == len(cached.store)
-        for way, score in ways.items():
-            found[way], _ = score(MODELS[name], encoder=cached)
-            again = open_cached(ProjectionEncoder(fail_at=0), tmp_path / first)  # as in another run
-            np.testing.assert_array_equal(score(MODELS[name], encoder=again)[0], found[way], err_msg=way)
-            assert again.stats()["encoded"] == 0
-        assert sum(inner.batches) == encoded
-        for way, rewards in found.items():
-            np.testing.assert_allclose(rewards, found["at first"], atol=1e-6, err_msg=way)
-            # the scale is 2, and a "pair" has two embeddings
-            np.testing.assert_allclose(rewards, plain, atol=2 * 2 * 2**-11 + 1e-5, err_msg=way)
 
 
 def test_the_embedded_encoder_scores_a_frame_alike_in_any_batch():

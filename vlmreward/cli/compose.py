@@ -169,8 +169,9 @@ def _explain(
     if "You must specify" in text:
         missing = next((g for g in groups if f"'{g}'" in text), "env")
         return f"{missing} is not given: write {missing}=<name>, known: {', '.join(groups[missing])}"
-    # only one command has groups to choose from; elsewhere such a key is unknown
-    chosen = [o for o in overrides if o.split("=", 1)[0] in groups] if command == PRIMARY[0] else []
+    chosen = [o for o in overrides if o.split("=", 1)[0] in groups]
+    if "No match in the defaults list" in text:  # a group that the command has not
+        chosen = [o for o in chosen if f"'{o.split('=', 1)[0]}'" not in text]
     try:
         composed = OmegaConf.to_container(hydra_compose(command, overrides=[*search, *chosen]))
     except HydraException:
