@@ -4,8 +4,8 @@ A store belongs to one encoder. Processes that write to it take turns, and each 
 before it adds: a frame has one embedding, the first, whoever asks. Rows are mapped into memory, keys are hashed.
 
 ``kill -9`` costs nothing that was added. A power cut may cost rows of the newest segment that had not reached the disk:
-waiting for it at every :meth:`EmbeddingStore.add` would take longer than encoding a few frames. The disk is waited for
-when a segment is full, and the newest one is looked through when a store is opened.
+:meth:`EmbeddingStore.add` does not wait for it, which on a busy disk takes longer than encoding several frames. It is
+waited for when a segment is full, and the newest segment is looked through when a store is opened.
 """
 
 from __future__ import annotations
