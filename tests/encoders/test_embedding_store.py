@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from vlmreward.encoders import embedding_store, store_folder
 from vlmreward.encoders.embedding_store import EmbeddingStore, are_unit
 from vlmreward.encoders.frame_hash import KEY_BYTES
-from vlmreward.encoders.store_folder import META, StoreMeta
+from vlmreward.encoders.store_folder import META, StoreFolder, StoreMeta
 from vlmreward.errors import ConfigError, StorageError
 
 KILL = -signal.SIGKILL
@@ -85,6 +85,7 @@ def test_what_is_added_is_found_now_and_when_the_store_is_opened_again(tmp_path,
         check(opened, numbered, np.arange(500))
         check(opened, numbered, order)
         check(opened, numbered, np.repeat([3, 3, 499, 0], 50))
+        check(opened, numbered, np.array([5, 7, 5, 8, 8]))  # as many as from the first to the last, and no run
         assert (opened.find(numbered.keys_of(np.arange(500, 900))) == -1).all()
     assert segment_sizes(store) == [(500, 500)]
 
@@ -565,6 +566,8 @@ def test_folder_that_is_removed_by_hand_is_begun_again(tmp_path, numbered):
     check(store, numbered, np.arange(10))  # mapped, and therefore still there
     fill(store, numbered, range(5, 20))
     check(store, numbered, np.arange(20))
+    assert StoreFolder(store.path).read_meta() == numbered.META
+    assert StoreFolder(store.path).in_use()
     again = EmbeddingStore(tmp_path, numbered.META)
     assert known(again, numbered, np.arange(20)).tolist() == list(range(10, 20))
     check(again, numbered, np.arange(10, 20))
