@@ -122,6 +122,15 @@ def test_store_in_use_keeps_its_newest_segment_and_goes_on(tmp_path, numbered):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_empty_store_is_removed_and_begun_again_by_who_has_it_open(tmp_path, numbered):
+    store = fill(tmp_path, numbered, 0)
+    prune(list_stores(tmp_path)[0], set())
+    assert list(tmp_path.iterdir()) == []
+    store.add(numbered.keys_of(np.arange(5)), numbered.rows_of(np.arange(5)))
+    (report,) = list_stores(tmp_path)
+    assert (report.frames, report.in_use) == (5, True)
+
+
 def test_segment_that_vanishes_while_it_is_looked_at_is_skipped(tmp_path, numbered, monkeypatch):
     """Another process prunes between the listing and the opening of the files."""
     store = EmbeddingStore(tmp_path, replace(numbered.META, encoder="a"))

@@ -107,13 +107,13 @@ def prune(store: StoreReport, names: Collection[str]) -> list[str]:
     """
     folder = store.folder
     with folder.locked():
-        segments, in_use = folder.segments(), folder.in_use()
-        busy = {segments[-1].name} if segments and in_use else set()
+        segments = folder.segments()
+        busy = {segments[-1].name} if segments and folder.in_use() else set()
         for segment in segments:
             if segment.name in names and segment.name not in busy:
                 folder.remove(segment.name)
         if store.meta is not None:
             folder.trim(store.meta.row_bytes)
-        if not folder.segments() and not in_use:
+        if not folder.segments():
             folder.remove_folder()
     return sorted(busy.intersection(names))
