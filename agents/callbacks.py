@@ -197,7 +197,7 @@ class TrainingCallback(BaseCallback):
         self.count()
         means = self._episodes.means()
         done = self.model.num_timesteps
-        for key, value in {**means, **self._frames.next_line()}.items():
+        for key, value in {**means, **self._frames.next_line(), **self._scorer.transform.log_values()}.items():
             self.logger.record(key, value)
         self.logger.record("rollout/episodes", self._episodes.total)
         self.logger.record("time/wall_seconds", self._clock.wall)

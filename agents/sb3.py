@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from vlmreward.agents.catalogue import AgentSpec, get_agent, list_agents
-from vlmreward.agents.hyperparameters import build_action_noise, check_hyperparameters
+from vlmreward.agents.hyperparameters import build_action_noise, check_hyperparameters, list_hyperparameters
 from vlmreward.agents.last_step import LastStep
 from vlmreward.errors import ConfigError
 from vlmreward.optional import require_package
@@ -35,6 +35,20 @@ def load_algorithm(spec: AgentSpec) -> type[BaseAlgorithm]:
     package, _, name = spec.target.partition(":")
     module = require_package(package, spec.extra) if spec.extra else __import__(package)
     return getattr(module, name)
+
+
+def discount_factor(config: Mapping[str, Any]) -> Any:
+    """Return the discount factor that an algorithm learns with: as it is set, else its default; None if it has none.
+
+    Args:
+        config: ``name`` and the hyper-parameters, not checked yet.
+
+    Raises:
+        UnknownNameError: There is no such algorithm.
+        DependencyNotInstalled: The algorithm's package is not installed.
+    """
+    algorithm = load_algorithm(get_agent(str(config["name"])))
+    return config.get("gamma", list_hyperparameters(algorithm).get("gamma"))
 
 
 def prepare_env(vec_env: VecEnv, spec: AgentSpec, normalise_obs: bool) -> VecEnv:

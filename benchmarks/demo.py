@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -25,13 +26,13 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
-        start = time.perf_counter()
+        load, start = os.getloadavg()[0], time.perf_counter()
         subprocess.run(["make", "demo", f"RUN={run}"], check=True, cwd=HERE.parent)
         whole = time.perf_counter() - start
         trained = json.loads((run / "result.json").read_text())
         (evaluated,) = run.glob("evaluation__*.json")
         success = json.loads(evaluated.read_text())["evaluation"]["success"]
-    result: dict[str, Any] = {"command": "make demo", "command_seconds": round(whole, 1)}
+    result: dict[str, Any] = {"command": "make demo", "command_seconds": round(whole, 1), "load_before": load}
     result |= {key: trained[key] for key in (*KEYS, *MORE)} | {"success": success}
     path = HERE / "results" / "demo.json"
     path.write_text(json.dumps(result, indent=2) + "\n")

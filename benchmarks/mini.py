@@ -172,16 +172,16 @@ def main() -> None:
             kind = BagOfWordsEncoder if fit.bag_of_words else MiniEncoder
             figures = measure(kind(weights=weights), pictures)
             del figures["domain_warning"]  # its classifier stands on the text tower alone, which no control is about
-            demo = table.get(name, {}).get("demo_success")
-            if demo is None and name in ("reference", "shuffled_captions"):
-                demo = demo_success(weights)
-            table[name] = figures | ({"demo_success": demo} if demo else {})
+            demo = {key: value for key, value in table.get(name, {}).items() if key.startswith("demo_")}
+            if not demo and name in ("reference", "shuffled_captions"):
+                demo = train_demo(weights)
+            table[name] = figures | demo
             write(arguments.out, result)
     print(json.dumps({k: v for k, v in result.items() if k != "controls"}, indent=2))
 
 
-def demo_success(weights: Path) -> dict[str, Any]:
-    """Train the demo's agent with other weights; return its true success from any start."""
+def train_demo(weights: Path) -> dict[str, Any]:
+    """Train the demo's agent with other weights; return its true success from any start, and which agent it is."""
     with tempfile.TemporaryDirectory() as scratch:
         run, out = Path(scratch) / "run", Path(scratch) / "evaluation.json"
         for arguments in (
@@ -189,7 +189,8 @@ def demo_success(weights: Path) -> dict[str, Any]:
             ("evaluate", f"run={run}", "episodes=100", "score=false", f"out={out}"),
         ):
             subprocess.run([sys.executable, "-m", "vlmreward.cli", *arguments], check=True)
-        return json.loads(out.read_text())["evaluation"]["success"]
+        agent = json.loads((run / "result.json").read_text())["agent"]["name"]
+        return {"demo_success": json.loads(out.read_text())["evaluation"]["success"], "demo_agent": agent}
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -117,12 +117,12 @@ def study_run(env: str, task: str, seed: int, reward: str, steps: int | None, fo
         result["curve"] = curve(run / "metrics.jsonl")
         result["success"] = {}
         for other in study.tasks:
-            for name, settings in study.starts.items():
+            for name, start in study.starts.items():
                 if name != next(iter(study.starts)) and other != task:
                     continue
                 out = Path(scratch) / "evaluation.json"
                 asked = (f"goal={goal_of(env, other)}", "episodes=100", f"score={str(other == task).lower()}")
-                command("evaluate", f"run={run}", *asked, f"out={out}", *settings, threads=threads)
+                command("evaluate", f"run={run}", *asked, f"out={out}", *start, threads=threads)
                 result["success"].setdefault(other, {})[name] = success(out)
                 if other == task:
                     result.setdefault("vlm_return", {})[name] = json.loads(out.read_text())["evaluation"]["vlm_return"]

@@ -5,7 +5,7 @@ Arrays are NumPy. Frames are RGB, uint8, shape (N, H, W, 3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -142,4 +142,59 @@ class RewardModel(Protocol):
 
     def compute_reward(self, batch: FrameBatch) -> RewardBatch:
         """Score every row of the batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One quantity of an environment's state, over the range in which it is looked at.
+
+    Attributes:
+        name: What it is, e.g. ``"angle"``.
+        low: Smallest value.
+        high: Largest value.
+        unit: e.g. ``"degrees"``; "" for a share.
+    """
+
+    name: str
+    low: float
+    high: float
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A line or a plane through an environment's states, along which a reward can be drawn.
+
+    Attributes:
+        axes: One or two.
+        state_at: Returns the state at one value for each axis, float64, shape (S,).
+    """
+
+    axes: tuple[Axis, ...]
+    state_at: Callable[..., npt.NDArray[np.float64]]
+
+
+@runtime_checkable
+class Surveyable(Protocol):
+    """An environment whose states can be set and judged, so that a reward can be examined before there is an agent."""
+
+    def sample_states(self, rng: np.random.Generator, count: int, task: str | None) -> npt.NDArray[np.float64]:
+        """Draw states over everything that the environment can reach, with enough of them near a task's goal.
+
+        Returns:
+            float64, shape (count, S).
+        """
+        ...
+
+    def set_state(self, state: npt.NDArray[np.float64]) -> None:
+        """Put the environment into a state, float64, shape (S,), at rest where the state has no velocities."""
+        ...
+
+    def judge(self, task: str) -> tuple[bool, float]:
+        """Return whether a task's predicate is true of the present state, and how near it is: higher is nearer."""
+        ...
+
+    def sweeps(self, task: str | None) -> tuple[Sweep, ...]:
+        """Return the lines and planes along which a task's reward is worth looking at."""
         ...

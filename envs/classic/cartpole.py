@@ -27,6 +27,7 @@ from vlmreward.envs.classic.canvas import Canvas, Colour, View
 from vlmreward.envs.classic.task_env import Picture, TaskEnv
 from vlmreward.envs.task import Task
 from vlmreward.errors import ConfigError
+from vlmreward.types import Axis, Sweep
 
 GRAVITY = 9.8  # m/s^2
 CART_MASS = 1.0  # kg
@@ -92,6 +93,14 @@ def accelerations(force: float, theta: float, theta_dot: float) -> tuple[float, 
     push = (force + POLE_MASS * HALF_LENGTH * theta_dot**2 * sin) / total
     theta_acc = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos**2 / total))
     return float(push - POLE_MASS * HALF_LENGTH * theta_acc * cos / total), float(theta_acc)
+
+
+def sample_state(rng: np.random.Generator) -> np.ndarray:
+    """Draw a state at rest, (x, 0, theta, 0): evenly over track and circle, with the track's two ends made likely."""
+    state = np.array([rng.uniform(-TRACK, TRACK), 0.0, rng.uniform(-np.pi, np.pi), 0.0])
+    if rng.random() < 0.15:  # the ends of the track are a point each in a uniform draw: an agent parks there
+        state[0] = rng.choice((-1.0, 1.0)) * rng.uniform(2.2, TRACK)
+    return state
 
 
 def draw(canvas: Canvas, state: np.ndarray, look: Appearance) -> np.ndarray:
@@ -232,7 +241,7 @@ class CartPoleEnv(TaskEnv):
             x_dot = 0.0
         x = float(np.clip(x, -TRACK, TRACK))
         self.state = np.array([x, x_dot, (theta + np.pi) % (2 * np.pi) - np.pi, theta_dot])
-        return self._obs(), self._env_reward(), False, False, self.update_task()
+        return self._obs(), self.env_reward(), False, False, self.update_task()
 
     def holds(self, task: str) -> bool:
         """Return whether a task's predicate is true of the present state."""
@@ -254,7 +263,21 @@ class CartPoleEnv(TaskEnv):
         obs = (x / TRACK, x_dot / SPEED_UNIT, np.cos(theta), np.sin(theta), theta_dot / SPIN_UNIT)
         return np.array(obs, dtype=np.float32)
 
-    def _env_reward(self) -> float:
+    def progress(self, task: str) -> float:
+        """Return the cosine of the angle, its negative, or the position's share of the track, by task."""
         x, theta = float(self.state[0]), float(self.state[2])
-        rewards = {"upright": np.cos(theta), "hanging": -np.cos(theta), "left": -x / TRACK, "right": x / TRACK}
-        return float(rewards[self.task.name]) if self.task else 0.0
+        return {"upright": np.cos(theta), "hanging": -np.cos(theta), "left": -x / TRACK, "right": x / TRACK}[task]
+
+    def sample_states(self, rng: np.random.Generator, count: int, task: str | None) -> np.ndarray:
+        """Draw states at rest, whatever the task: positions over the track and its two ends, angles over the circle."""
+        return np.stack([sample_state(rng) for _ in range(count)])
+
+    def sweeps(self, task: str | None) -> tuple[Sweep, ...]:
+        """Return the angle with the cart in the middle, the position with the task's pole, and both."""
+        angle, position = Axis("angle", -180.0, 180.0, "degrees"), Axis("position", -TRACK, TRACK, "m")
+        still = np.pi if task == "hanging" else 0.0
+        return (
+            Sweep((angle,), lambda degrees: np.array([0.0, 0.0, math.radians(degrees), 0.0])),
+            Sweep((position,), lambda x: np.array([x, 0.0, still, 0.0])),
+            Sweep((angle, position), lambda degrees, x: np.array([x, 0.0, math.radians(degrees), 0.0])),
+        )

@@ -20,6 +20,7 @@ import numpy as np
 from vlmreward.envs.classic.canvas import Canvas, Colour, View
 from vlmreward.envs.classic.task_env import Picture, TaskEnv
 from vlmreward.envs.task import Task
+from vlmreward.types import Axis, Sweep
 
 POWER = 0.0015
 GRAVITY = 0.0025
@@ -80,6 +81,11 @@ def make_canvas(width: int, height_px: int, quality: str, look: Appearance) -> C
     return canvas
 
 
+def sample_state(rng: np.random.Generator) -> np.ndarray:
+    """Draw a state at rest, (x, 0), evenly over the positions."""
+    return np.array([rng.uniform(LEFT, PEAK), 0.0])
+
+
 def draw(canvas: Canvas, state: np.ndarray, look: Appearance) -> np.ndarray:
     """Draw the car, turned along the slope, over the canvas's remembered background.
 
@@ -109,7 +115,8 @@ class MountainCarEnv(TaskEnv):
     `Box(2,)`, float32: position in [-1.2, 0.52]; velocity in [-1, 1], in units of the largest one, 0.07 a step.
 
     ## Rewards
-    The environment's own reward is the height of the car for task `top`, minus it for `bottom`, and 0 otherwise.
+    The environment's own reward is the height of the car for task `top`, minus it for `bottom`, minus the position for
+    `left_slope`, and 0 without a task.
 
     ## Starting state
     Position uniform in [-0.6, -0.4], at rest.
@@ -184,7 +191,7 @@ class MountainCarEnv(TaskEnv):
         if x <= LEFT or x >= PEAK:
             x, v = float(np.clip(x, LEFT, PEAK)), 0.0
         self.state = np.array([x, v])
-        return self._obs(), self._env_reward(), False, False, self.update_task()
+        return self._obs(), self.env_reward(), False, False, self.update_task()
 
     def holds(self, task: str) -> bool:
         """Return whether a task's predicate is true of the present state."""
@@ -203,6 +210,15 @@ class MountainCarEnv(TaskEnv):
         obs = (np.float32(self.state[0]), np.float32(self.state[1] / MAX_SPEED))
         return np.clip(obs, self.observation_space.low, self.observation_space.high)  # type: ignore[attr-defined]
 
-    def _env_reward(self) -> float:
-        sign = {"top": 1.0, "bottom": -1.0}.get(self.task.name, 0.0) if self.task else 0.0
-        return sign * float(height(self.state[0]))
+    def progress(self, task: str) -> float:
+        """Return the height, its negative, or the negative position, by task."""
+        x = float(self.state[0])
+        return {"top": float(height(x)), "bottom": -float(height(x)), "left_slope": -x}[task]
+
+    def sample_states(self, rng: np.random.Generator, count: int, task: str | None) -> np.ndarray:
+        """Draw states at rest, evenly over the positions, whatever the task."""
+        return np.stack([sample_state(rng) for _ in range(count)])
+
+    def sweeps(self, task: str | None) -> tuple[Sweep, ...]:
+        """Return the position, which is all that a picture shows."""
+        return (Sweep((Axis("position", LEFT, PEAK),), lambda x: np.array([x, 0.0])),)

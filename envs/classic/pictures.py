@@ -28,9 +28,7 @@ def sample_cartpole(
     Returns:
         The picture, uint8, shape (height, width, 3), and the facts of ``cartpole.describe``.
     """
-    state = np.array([rng.uniform(-cartpole.TRACK, cartpole.TRACK), 0.0, rng.uniform(-np.pi, np.pi), 0.0])
-    if rng.random() < 0.15:  # the ends of the track are a point each in a uniform draw: an agent parks there
-        state[0] = rng.choice((-1.0, 1.0)) * rng.uniform(2.2, cartpole.TRACK)
+    state = cartpole.sample_state(rng)
     look = cartpole.Appearance()
     if varied:
         light = rng.uniform(150, 255)
@@ -55,7 +53,7 @@ def sample_mountaincar(
     rng: np.random.Generator, width: int, height: int, varied: bool
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Draw a mountain-car picture; arguments and result as for ``sample_cartpole``."""
-    state = np.array([rng.uniform(mountaincar.LEFT, mountaincar.PEAK), 0.0])
+    state = mountaincar.sample_state(rng)
     look = mountaincar.Appearance()
     if varied:
         look = replace(

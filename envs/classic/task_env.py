@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, TypedDict
 
 import gymnasium as gym
+import numpy as np
 
 from vlmreward.envs.classic.canvas import Canvas
 from vlmreward.envs.task import HoldCounter, Task, find_task
 from vlmreward.errors import ConfigError
+from vlmreward.types import Sweep
 
 
 class Picture(TypedDict, total=False):
@@ -23,7 +25,8 @@ class Picture(TypedDict, total=False):
 class TaskEnv(gym.Env):
     """Base of environments whose success is a predicate held for a while.
 
-    Subclasses set ``TASKS``, ``DT`` and ``holds``, call ``begin_task`` in ``reset`` and ``update_task`` in ``step``.
+    Subclasses set ``TASKS`` and ``DT``, define ``holds``, ``progress``, ``sample_states`` and ``sweeps``, call
+    ``begin_task`` in ``reset`` and ``update_task`` in ``step``. The environment's own reward is ``progress``.
 
     Args:
         task: Name of a task in ``TASKS``; None for a goal that has no true success.
@@ -60,10 +63,36 @@ class TaskEnv(gym.Env):
         self.render_mode = render_mode
         self._hold = HoldCounter(self.task.hold_seconds if self.task else 0.0, self.DT)
         self._canvas: Canvas | None = None
+        self.state = np.zeros(0)
 
     def holds(self, task: str) -> bool:
         """Return whether a task's predicate is true of the present state."""
         raise NotImplementedError
+
+    def progress(self, task: str) -> float:
+        """Return how near the present state is to a task's goal; higher is nearer."""
+        raise NotImplementedError
+
+    def sample_states(self, rng: np.random.Generator, count: int, task: str | None) -> np.ndarray:
+        """Draw states; see :class:`vlmreward.types.Surveyable`."""
+        raise NotImplementedError
+
+    def sweeps(self, task: str | None) -> tuple[Sweep, ...]:
+        """Return lines and planes through the states; see :class:`vlmreward.types.Surveyable`."""
+        raise NotImplementedError
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Put the environment into a state; what was held before is forgotten."""
+        self.state = np.array(state, np.float64)
+        self.begin_task()
+
+    def judge(self, task: str) -> tuple[bool, float]:
+        """Return whether a task's predicate is true of the present state, and its progress."""
+        return self.holds(task), self.progress(task)
+
+    def env_reward(self) -> float:
+        """Return the environment's own reward of the present state: the task's progress, 0 without a task."""
+        return self.progress(self.task.name) if self.task else 0.0
 
     def begin_task(self) -> dict[str, Any]:
         """Forget the last episode; return the info of a reset."""

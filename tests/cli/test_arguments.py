@@ -34,7 +34,7 @@ AWKWARD = [
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-@pytest.mark.parametrize("key", ["goal", "baseline", "reward.goal"])
+@pytest.mark.parametrize("key", ["goal", "baseline", "reward.goal", "reward.parts.level.goal"])
 def test_prompt_is_taken_literally(key: str, text: str) -> None:
     assert parse_arguments([f"{key}={text}"]).literals == {key: (text,)}
 

@@ -98,6 +98,23 @@ def test_wrong_setting(cli: Any, refused: Any, tmp_path: Path, override: str, wo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("reward=soft_and",), "SoftAndReward combines two or more rewards, got 1: repeat goal=..."),
+        (("reward=potential", "reward.gamma=0.5"), "reward.gamma must be the agent's gamma=0.985, got 0.5"),
+        (("reward=potential", "reward.combine=replace"), "reward 'potential' alone pays every policy the same"),
+        (("reward=potential", "reward.normalise=running"), "reward 'potential' needs normalise=none, got 'running'"),
+        (("reward=par", "reward.of=clip"), "reward.of is a group of settings"),
+        (("reward=par", "reward.of.alhpa=1"), "reward 'clip' has no setting 'alhpa': did you mean 'alpha'"),
+        (("reward.of.name=clip",), "reward 'clip' has no setting 'of'"),
+    ],
+)
+def test_wrong_shaping(cli: Any, refused: Any, tmp_path: Path, overrides: tuple[str, ...], words: str) -> None:
+    refused(cli("train", *SHORT, *overrides), "train", words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_over_long_goal(cli: Any, refused: Any, tmp_path: Path) -> None:
     goal = "the pole stands up " * 60
     refused(cli("train", *SHORT, "encoder=mini", f"goal={goal}"), "train", "tokens")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vlmreward.cli.arguments import parse_arguments
-from vlmreward.cli.build import Scoring, build_training, policy_device
+from vlmreward.cli.build import Scoring, build_training, policy_device, set_threads
 from vlmreward.cli.compose import compose
 from vlmreward.cli.settings import TrainSettings, resolve
 from vlmreward.errors import ConfigError
@@ -23,6 +23,19 @@ def settle(*argv: str) -> TrainSettings:
 def build(*argv: str) -> Any:
     scoring = Scoring(ProjectionEncoder(), LinearReward(context="episode"), RewardTransform())
     return build_training(settle("agent.batch_size=50", *argv), scoring)
+
+
+@pytest.mark.parametrize(
+    ("cores", "beside_updates", "threads"), [(4, False, 4), (4, True, 2), (1, True, 1), (32, False, 8), (32, True, 8)]
+)
+def test_threads_are_halved_where_updates_run_beside_encoding(
+    cores: int, beside_updates: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: asked[-1] if asked else cores)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert set_threads("auto", beside_updates) == threads
+    assert set_threads(3, beside_updates) == 3
 
 
 @pytest.mark.parametrize(

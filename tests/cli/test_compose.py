@@ -57,6 +57,14 @@ def test_any_hyperparameter_is_let_through() -> None:
     assert config["agent"]["policy_kwargs"] == {"net_arch": [8]}
 
 
+def test_inner_rewards_take_any_setting_and_prompts_as_typed() -> None:
+    text = "it's [level], 100 %"
+    more = ("reward.parts.level.name=clip", f"reward.parts.level.goal={text}")
+    config = compose("train", parse_arguments(["env=cartpole", "reward=product", "reward.of.logit_scale=7", *more]))
+    assert config["reward"]["of"] == {"name": "contrastive", "mode": "softmax", "logit_scale": 7}
+    assert config["reward"]["parts"] == {"level": {"name": "clip", "goal": [text]}}
+
+
 def test_option_in_capitals_is_found() -> None:
     assert compose("train", parse_arguments(["env=CartPole", "agent=PPO"]))["agent"]["name"] == "ppo"
 
@@ -84,6 +92,7 @@ def test_unknown_option_suggests_the_nearest(override: str, words: str) -> None:
         ("reward.gaol=x", "unknown setting 'reward.gaol'"),
         ("agent.name=ppo", "agent.name is the choice of the algorithm: write agent=ppo"),
         ("eval=3", r"eval is a group of settings, got 'eval=3'.* known: every, episodes, seed"),
+        ("reward.fo.alpha=1", "unknown setting 'reward.fo.alpha'"),
         ("seed=[1", "can't read the value of 'seed=\\[1'"),
     ],
 )

@@ -128,7 +128,13 @@ def test_full_disk_anywhere_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
     )
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EEXIST])
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+        errno.ELOOP,
+    ],
+)  # fmt: skip
 def test_place_that_takes_no_file_is_one_line(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +143,12 @@ def test_place_that_takes_no_file_is_one_line(
     assert capsys.readouterr().err == "vlmreward train: error: some reason (/x/y): choose another path\n"
     fail_with(OSError(number, "Some Reason"), monkeypatch)
     with pytest.raises(OSError, match="Some Reason"):  # no file of the user's: a fault of ours
+        main(["train"])
+
+
+def test_a_missing_file_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(FileNotFoundError(errno.ENOENT, "No such file", "/x/y"), monkeypatch)
+    with pytest.raises(FileNotFoundError):  # what the user names is looked for before it is opened
         main(["train"])
 
 

@@ -54,7 +54,7 @@ def test_no_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("combine", "reward"), [("replace", "clip"), ("env", "env_reward"), ("add", "clip_and_env")])
 def test_name_of_a_run_says_what_was_learned_from(combine: str, reward: str) -> None:
     arguments = parse_arguments(["env=cartpole", f"reward.combine={combine}", "seed=3"])
-    assert run_name(resolve(compose("train", arguments))[0]) == f"cartpole__{reward}__dqn__seed3"
+    assert run_name(resolve(compose("train", arguments))[0]) == f"cartpole__{reward}__ppo__seed3"
 
 
 def test_slug_is_short_and_tells_long_texts_apart() -> None:

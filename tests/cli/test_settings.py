@@ -44,6 +44,12 @@ def test_baseline_that_nothing_uses_is_told() -> None:
     assert note() == ""  # the task's own, for whoever sets alpha
     assert note("baseline=pole and cart") == "the baseline is not used: reward.alpha is 0"
     assert note("baseline=pole and cart", "reward.alpha=0.5") == ""
+    assert note("baseline=pole and cart", "reward=par") == "the baseline is not used: reward.of.alpha is 0"
+    assert note("baseline=pole and cart", "reward=constrained") == "the baseline is not used: reward.of.of.alpha is 0"
+    for used in ("reward.of.alpha=0.5", "reward.of.name=contrastive"):
+        assert note("baseline=pole and cart", "reward=par", used) == ""
+    more = ("reward=soft_and", "reward.parts.x.name=contrastive", "reward.parts.x.goal=y")
+    assert note("baseline=pole and cart", *more) == ""
 
 
 def test_config_file_gives_the_same_settings_back() -> None:

@@ -108,6 +108,31 @@ def test_longer_run_goes_on_where_it_ended(cli: Any, tmp_path: Path, settings: t
     assert RunFolder.open("run")[1].total_timesteps == 400
 
 
+@pytest.mark.parametrize("settings", [SHORT, DQN], ids=["ppo", "dqn"])
+def test_learned_weights_are_logged_and_gone_on_with(cli: Any, tmp_path: Path, settings: tuple[str, ...]) -> None:
+    goals = ("goal=pole up", "goal=cart in the middle")
+    learned = ("reward=constrained", "reward.thresholds=0.9", "reward.rate=0.01")
+    assert cli("train", *settings, *goals, *learned, "total_timesteps=300", "run_dir=run").code == 0
+    weight = metrics(tmp_path / "run")[-1]["reward/weight/cart in the middle"]
+    assert 0 < weight < 10 / 11
+    outcome = cli("train", "resume=run", "total_timesteps=301")
+    assert outcome.code == 0, outcome.err
+    assert metrics(tmp_path / "run")[-1]["reward/weight/cart in the middle"] >= weight
+    assert cli("evaluate", "run=run", "episodes=2").code == 0
+
+
+@pytest.mark.parametrize("reward", ["par", "clip_delta", "potential", "soft_and", "product"])
+def test_every_shaping_trains_is_measured_and_recorded(cli: Any, tmp_path: Path, reward: str) -> None:
+    goals = ("goal=pole up", "goal=cart in the middle")
+    outcome = cli("train", *SHORT, *goals, f"reward={reward}", "total_timesteps=100", "run_dir=run")
+    assert outcome.code == 0, outcome.err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["evaluation"]["vlm_return"]["n"] == 2
+    assert result["frames"]["invalid"] == 0
+    assert result["uses_env_reward"] == (reward == "potential")
+    assert cli("record", "run=run", "episodes=1", "formats=[png]").code == 0
+
+
 def test_resumption_never_ends_before_what_was_learned(cli: Any, tmp_path: Path, refused: Any) -> None:
     assert cli("train", *SHORT, "total_timesteps=200", "run_dir=run").code == 0
     before = (tmp_path / "run" / "config.yaml").read_text()

@@ -22,6 +22,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from vlmreward import encoders
@@ -60,6 +61,7 @@ SMALL = {
     "resume": ("total_timesteps=96", "eval.episodes=1"),
     "evaluate": ("episodes=2",),
     "record": ("episodes=1",),
+    "audit": ("count=60", "replicates=20"),
 }
 SMALL_AGENT = {  # by the way the algorithm is scored
     "replay": ("agent.learning_starts=16", "agent.batch_size=16"),
@@ -161,7 +163,7 @@ def shorten(name, settings):
         small = [*SMALL["resume"]]
     elif name == "train":
         small += SMALL_AGENT[get_agent(compose("train", arguments)["agent"]["name"]).scoring]
-    elif small and "run" not in arguments.literals:
+    elif small and "run" not in arguments.literals and "frames" not in arguments.literals:
         small.append(SHORT_EPISODE)
     for key, _, value in [setting.partition("=") for setting in settings]:
         if key == "encoder" and match_option(key, value, list_groups()) != "mini":
@@ -219,6 +221,11 @@ def attempt(request, tmp_path, monkeypatch, capsys):
         for path in literals.get("path", ()):
             store = EmbeddingStore(Path(path), StoreMeta(f"{mini.VERSION}-0123456789abcdef", "fp32", 2, "float16"))
             store.add(np.zeros((1, 2), np.uint64), np.eye(2, dtype=np.float32)[:1])
+        for path in literals.get("frames", ()):
+            Path(path).parent.mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(np.full((32, 32, 3), 60 * i, np.uint8)).save(Path(path).parent / f"{i}.png")
+            Path(path).write_text("file,success\n0.png,0\n1.png,0\n2.png,1\n3.png,1\n")
         for path in literals.get("encoder.weights", ()):
             Path(path).parent.mkdir(parents=True)
             shutil.copy(request.getfixturevalue("random_mini"), Path(path).parent)  # under its own name

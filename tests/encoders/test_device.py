@@ -9,6 +9,7 @@ import torch
 
 from vlmreward.encoders import device as device_module
 from vlmreward.encoders.device import (
+    MOST_BAD,
     Replica,
     Replicas,
     Uploader,
@@ -202,6 +203,9 @@ def test_a_batch_without_a_finite_embedding_ends_nothing_once_there_was_one(size
     replicas.encode(random_frames(2))
     tower.weight.data.fill_(float("nan"))
     assert np.isnan(replicas.encode(random_frames(size))).all()
+    many = random_frames(MOST_BAD)
+    with pytest.raises(NonFiniteError, match="no image embedding of"):  # it stays that way: the tower is at fault
+        replicas.encode(many)
 
 
 def test_an_all_zero_feature_is_refused():

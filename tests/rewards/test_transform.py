@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmreward.errors import CheckpointError, ConfigError, NonFiniteError
+from vlmreward.rewards.shaping import LagrangeWeights
 from vlmreward.rewards.transform import MIN_STD, TRANSFORM_KEYS, RewardTransform
 
 finite = st.floats(-2, 2, width=32)
@@ -180,3 +181,55 @@ def test_bad_settings_are_rejected(setting, message):
 def test_keys_name_every_setting():
     transform = RewardTransform()
     assert all(hasattr(transform, key) for key in TRANSFORM_KEYS)
+
+
+def weigh(*multipliers, **settings):
+    names, thresholds = ("a", "b")[: len(multipliers)], (0.5,) * len(multipliers)
+    return RewardTransform(weights=LagrangeWeights(names, thresholds, 0.1, 5.0, multipliers), **settings)
+
+
+def test_parts_are_weighed_before_all_else():
+    transform = weigh(1.0, scale=10.0, normalise="running", combine="add", env_weight=2.0, frozen=True)
+    raw, parts, env_reward = np.array([1.0, 3.0]), np.array([[0.0], [2.0]]), np.array([0.5, -1.0])
+    np.testing.assert_allclose(transform.apply(raw, env_reward, parts), [10 * 0.5 + 1, 10 * 2.5 - 2])
+    transform.load_state_dict({"count": 2, "mean": 1.5, "m2": 2.0, "multipliers": [1.0]})
+    np.testing.assert_allclose(transform.apply(raw, env_reward, parts), [10 * -1 + 1, 10 * 1 - 2])
+
+
+def test_weights_learn_from_valid_rows_before_the_statistics_do():
+    transform = weigh(0.0, normalise="running")
+    raw, parts = np.array([1.0, 0.0, 9.0]), np.array([[0.0], [0.2], [-99.0]])
+    transform.update(raw, np.array([True, True, False]), None, parts)
+    # 0.5 + 0.3 are missing: the multiplier is 0.08, and the weighed rewards are 1 / 1.08 and 0.016 / 1.08
+    assert transform.state_dict()["multipliers"] == pytest.approx([0.08])
+    assert transform.stats.mean == pytest.approx(1.016 / 1.08 / 2)
+    assert transform.log_values() == {"reward/weight/a": pytest.approx(0.08 / 1.08)}
+    before = transform.state_dict()
+    transform.update(raw, np.zeros(3, bool), None, parts)
+    transform.apply(raw, None, parts)
+    frozen = transform.frozen_copy()
+    frozen.update(raw, np.array([True, True, False]), None, parts)
+    assert transform.state_dict() == frozen.state_dict() == before
+    np.testing.assert_array_equal(frozen.apply(raw, None, parts), transform.apply(raw, None, parts))
+
+
+def test_weights_come_back_and_go_on_alike():
+    parts = np.random.default_rng(0).uniform(0, 1, (40, 2))
+    raw, valid = parts.sum(axis=1), all_valid(parts[:, 0])
+    first, second = weigh(0.0, 0.0), weigh(4.0, 4.0)
+    first.update(raw, valid, None, parts)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for transform in (first, second):
+        transform.update(raw, valid, None, parts)
+    assert first.state_dict() == second.state_dict()
+    np.testing.assert_array_equal(first.apply(raw, None, parts), second.apply(raw, None, parts))
+    with pytest.raises(CheckpointError, match="multipliers of the reward must be 2 numbers"):
+        second.load_state_dict(RewardTransform().state_dict())
+
+
+def test_baseline_on_the_environments_reward_weighs_nothing():
+    transform = weigh(1.0, combine="env")
+    assert (transform.parts, transform.log_values()) == ((), {})
+    transform.update(np.zeros(2), all_valid(np.zeros(2)), np.ones(2))
+    np.testing.assert_array_equal(transform.apply(np.zeros(2), np.array([3.0, 4.0])), [3, 4])
+    assert "multipliers" not in transform.state_dict()

@@ -1,17 +1,22 @@
 """Every way to score gives the same rewards on the same actions: buffers, per-step wrappers, other processes."""
 
 from functools import partial
+from importlib import resources
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+import yaml
 
 from vlmreward.agents.evaluation import run_episodes
 from vlmreward.encoders.cached import open_cached
 from vlmreward.encoders.mini import MiniEncoder
 from vlmreward.envs.classic.cartpole import CartPoleEnv
 from vlmreward.errors import RenderingError
+from vlmreward.rewards import make_reward_from_config
+from vlmreward.rewards.composite import ConstrainedReward, SoftAndReward
+from vlmreward.rewards.shaped import ClipDeltaReward, ParReward, PotentialReward
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
 from vlmreward.wrappers import (
@@ -31,20 +36,48 @@ CLEAN = [partial(PixelEnv, length=9 + env, goal=0.75) for env in range(N_ENVS)]
 FLAWED = [partial(env, black_steps=[4]) for env in CLEAN]
 ACTIONS = np.random.default_rng(3).integers(0, 3, (N_STEPS, N_ENVS))
 ACTIONS[:, 0] = 2
+PREFIX = partial(LinearReward, context="prefix")
+CONFIGS = {
+    path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in (resources.files("vlmreward.configs") / "reward").iterdir()
+    if path.name.endswith(".yaml")
+}
+CONFIGS["potential"]["gamma"] = 0.97
+
+
+def from_config(name):
+    goal, encoder = ["a dot on the right", "a dot"], ProjectionEncoder()
+    return make_reward_from_config(CONFIGS[name], encoder, goal=goal, baseline=["a line"])[0]
+
+
 MODELS = {
     "frame": LinearReward,
     "pair": partial(LinearReward, context="pair"),
     "initial": partial(LinearReward, needs=("embeddings", "initial")),
-    "prefix": partial(LinearReward, context="prefix"),
+    "prefix": PREFIX,
+    "gain of prefix": lambda: ClipDeltaReward(PREFIX(), clip_at=0.2),
+    "potential of initial": lambda: PotentialReward(MODELS["initial"](), gamma=0.9, success_at=0.1),
+    "potential of prefix": lambda: PotentialReward(PREFIX(), gamma=0.9),
+    "par of prefix": lambda: ParReward(PREFIX()),
+    "mixed": lambda: SoftAndReward({"a": LinearReward(), "b": MODELS["pair"](), "c": PREFIX()}, reference=0.0),
+    "weighed": lambda: ConstrainedReward({"a": LinearReward(), "b": MODELS["pair"](), "c": PREFIX()}, [0.0, 0.1]),
+    **{f"reward={name}": partial(from_config, name) for name in CONFIGS},
 }
 
 
-def make_transform():
-    return RewardTransform(scale=2.0, combine="add", env_weight=0.3)
+def make_transform(model):
+    """Return a transform that no longer moves; of parts that are weighed, each counts."""
+    make = getattr(model, "make_transform", RewardTransform)
+    transform = make(scale=2.0, combine="add", env_weight=0.3, frozen=True)
+    if transform.parts:
+        weights = [0.5 + number for number in range(len(transform.parts))]
+        transform.load_state_dict({**transform.state_dict(), "multipliers": weights})
+    return transform
 
 
 def capture(model, envs=CLEAN, encode_batch=16, **kwargs):
-    scorer = Scorer(ProjectionEncoder(), model(), make_transform(), encode_batch)
+    built = model()
+    scorer = Scorer(ProjectionEncoder(), built, make_transform(built), encode_batch)
     venv = VecCaptureFrames(envs, scorer=scorer, **kwargs)
     venv.seed(11)
     return scorer, venv
@@ -62,21 +95,23 @@ class Witness(gym.Wrapper):
 
 
 def one_by_one(model, envs=CLEAN):
-    """Plain Gymnasium: every environment by itself, every step scored alone."""
-    rewards, valid = np.zeros((N_STEPS, N_ENVS)), np.zeros((N_STEPS, N_ENVS), bool)
+    """Plain Gymnasium: every environment by itself, every step scored alone. Returns rewards, valid and raw rewards."""
+    rewards, raw = np.zeros((N_STEPS, N_ENVS)), np.zeros((N_STEPS, N_ENVS))
+    valid = np.zeros((N_STEPS, N_ENVS), bool)
     for index, make in enumerate(envs):
         witness = Witness(make())
-        env = ReplaceReward(witness, ProjectionEncoder(), model(), make_transform())
+        built = model()
+        env = ReplaceReward(witness, ProjectionEncoder(), built, make_transform(built))
         env.reset(seed=11 + index)
         for step in range(N_STEPS):
             try:
-                rewards[step, index] = env.step(ACTIONS[step, index])[1]
-                valid[step, index] = True
+                _, rewards[step, index], _, _, info = env.step(ACTIONS[step, index])
+                raw[step, index], valid[step, index] = info["vlm_reward"], True
             except RenderingError:
                 pass  # the step was taken, and has no reward
             if witness.ended:
                 env.reset()
-    return rewards, valid
+    return rewards, valid, raw
 
 
 def through_vec_replace(model):
@@ -147,9 +182,10 @@ WAYS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_all_ways_agree_to_1e_5(name):
-    want, want_valid = one_by_one(MODELS[name])
+    want, want_valid, raw = one_by_one(MODELS[name])
     assert want_valid.all()
     assert np.unique(want).size > 60  # the rewards tell frames apart
+    assert np.unique(raw).size > 20  # without the environment's own, too
     for way, score in {**WAYS, "VecReplaceReward": through_vec_replace}.items():
         rewards, valid = score(MODELS[name])
         np.testing.assert_array_equal(valid, want_valid, err_msg=way)
@@ -158,7 +194,7 @@ def test_all_ways_agree_to_1e_5(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_buffers_leave_out_the_frames_that_can_not_be_scored(name):
-    want, want_valid = one_by_one(MODELS[name], FLAWED)
+    want, want_valid, _ = one_by_one(MODELS[name], FLAWED)
     assert 3 < (~want_valid).sum() < 40
     for way, score in WAYS.items():
         rewards, valid = score(MODELS[name], envs=FLAWED)
@@ -169,13 +205,11 @@ def test_buffers_leave_out_the_frames_that_can_not_be_scored(name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("encode_batch", [1, 5, 256])
 def test_evaluation_scores_the_first_episodes_alike(name, encode_batch):
-    want, _ = one_by_one(MODELS[name])
+    _, _, want = one_by_one(MODELS[name])
     for index, make in enumerate(CLEAN):
         scorer = FrameScorer(ProjectionEncoder(), MODELS[name](), 1)
         (episode,) = run_episodes([make()], Replay(index), 1, 11 + index, scorer, encode_batch)
-        raw, env_reward = np.array(episode.vlm_rewards, np.float32), np.array(episode.env_rewards, np.float32)
-        learned = make_transform().apply(raw, env_reward)
-        np.testing.assert_allclose(learned, want[: episode.length, index], atol=1e-5)
+        np.testing.assert_allclose(episode.vlm_rewards, want[: episode.length, index], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["frame", "pair"])
@@ -225,8 +259,9 @@ def test_the_embedded_encoder_scores_a_frame_alike_in_any_batch():
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_processes_agree_to_1e_5(start_method):
-    want, want_valid = one_by_one(MODELS["pair"], FLAWED)
-    rewards, valid = through_rollouts(MODELS["pair"], envs=FLAWED, subprocess=True, start_method=start_method)
+    model = MODELS["weighed"]
+    want, want_valid, _ = one_by_one(model, FLAWED)
+    rewards, valid = through_rollouts(model, envs=FLAWED, subprocess=True, start_method=start_method)
     np.testing.assert_array_equal(valid, want_valid)
     np.testing.assert_allclose(rewards, want, atol=1e-5)
 

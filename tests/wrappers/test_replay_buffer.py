@@ -5,6 +5,7 @@ import pytest
 from gymnasium import spaces
 
 from vlmreward.errors import CheckpointError, ConfigError, RenderingError
+from vlmreward.rewards.shaping import LagrangeWeights
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import LinearReward
 from vlmreward.types import Context
@@ -22,7 +23,7 @@ ACTIONS = spaces.Box(-1, 1, (1,), np.float32)
 
 
 class KnownScorer:
-    """The reward of ticket t in environment e is 10 * t + e, the environment's own its negative."""
+    """The reward of ticket t in environment e is 10 * t + e, the environment's own its negative, any part its half."""
 
     def __init__(self, n_envs=1, invalid=(), starts=(0,), unscored=(), context: Context = "frame", transform=None):
         self.n_envs, self.invalid, self.starts, self.unscored = n_envs, set(invalid), set(starts), set(unscored)
@@ -49,7 +50,8 @@ class KnownScorer:
                 elif ticket in self.invalid or (ticket, env) in self.invalid:
                     valid[ticket - first, env] = False
         raw[~valid | ~scored] = 0
-        return Scores(raw, valid & scored, -raw, scored, step)
+        parts = np.repeat(raw[..., None] / 2, len(self.transform.parts), axis=2)
+        return Scores(raw, valid & scored, -raw, scored, step, parts)
 
     def stats(self):
         return {"reasons": {"constant frame": 1}}
@@ -370,6 +372,30 @@ def test_rows_saved_bit_by_bit_come_back(size, dict_obs, tmp_path):
     add(restored, 0)  # a resumed scorer counts its tickets from 0 again
     restored.score_now()
     assert restored.rewards[(restored.pos - 1) % size].tolist() == [0.0, 1.0]
+
+
+def test_parts_are_weighed_when_sampled_and_come_back():
+    def weigh(multiplier):
+        return RewardTransform(weights=LagrangeWeights(("half",), (0.0,), 1e-9, 10.0, (multiplier,)))
+
+    buffer = make(6, KnownScorer(n_envs=2, invalid=[3], transform=weigh(1.0)))
+    for ticket in range(8):
+        add(buffer, ticket)
+    buffer.score_now()
+    rows = np.array([7, 6, 4]) % 6, np.array([0, 1, 1])  # of tickets 7, 6 and 4; ticket 3 is in between, and invalid
+    np.testing.assert_allclose(buffer._learned(rows), 0.75 * np.array([70, 61, 41]), rtol=1e-6)
+    assert (buffer.parts[3] == 0).all()
+    # what has moved since a row was scored applies to it as well
+    buffer.scorer.transform = weigh(3.0)
+    np.testing.assert_allclose(buffer._learned(rows), 0.625 * np.array([70, 61, 41]), rtol=1e-6)
+    restored = make(6, KnownScorer(n_envs=2, transform=weigh(3.0)))
+    restored.restore_rows(buffer.rows_since(0))
+    np.testing.assert_array_equal(restored._learned(rows), buffer._learned(rows))
+    with pytest.raises(CheckpointError, match="lack parts"):
+        make(6, KnownScorer(n_envs=2, transform=weigh(1.0))).restore_rows(
+            {name: values for name, values in buffer.rows_since(0).items() if name != "parts"}
+        )
+    assert "parts" not in make(6, KnownScorer()).rows_since(0)
 
 
 def test_oldest_chunks_may_be_deleted_when_their_rows_are_overwritten():

@@ -44,8 +44,9 @@ class KnownScorer:
     def scores(self, first, last):
         self.asked.append((first, last))
         rows = slice(first - 100, last - 99)
-        step = np.zeros(self.raw.shape, np.int64)
-        return Scores(self.raw[rows], self.valid[rows], self.env_reward[rows], self.scored[rows], step[rows])
+        raw, env_reward = self.raw[rows], self.env_reward[rows]
+        step, parts = np.zeros(raw.shape, np.int64), np.zeros((*raw.shape, 0), np.float32)
+        return Scores(raw, self.valid[rows], env_reward, self.scored[rows], step, parts)
 
     def stats(self):
         return {"reasons": {"constant frame": 1}}

@@ -267,3 +267,32 @@ def test_models_that_cannot_be_served_are_refused():
         FrameScorer(ProjectionEncoder(DIM), LinearReward(DIM, "prefix", ("frames",)), 1)
     with pytest.raises(ConfigError, match="reference trajectory"):
         FrameScorer(ProjectionEncoder(DIM), LinearReward(DIM, "frame", ("embeddings", "reference")), 1)
+
+
+@pytest.mark.parametrize("context", ["frame", "prefix"])
+def test_parts_come_with_the_rewards_and_one_that_is_not_finite_has_none(context):
+    class Parts(LinearReward):
+        def compute_reward(self, batch):
+            rows = batch.step.astype(np.float32)
+            parts = {"step": rows, "late": np.where(rows == 3, np.float32(np.inf), -rows), "other": rows + 9}
+            return RewardBatch(rows + 1, rows != 2, parts=parts)
+
+    rng = np.random.default_rng(0)
+    rows = np.zeros(5, ROW_DTYPE)
+    rows["step"], rows["reset"], rows["ticket"], rows["slot"] = (
+        np.arange(5),
+        np.arange(5) == 0,
+        np.arange(5) - 1,
+        range(5),
+    )
+    frames = rng.integers(0, 255, (5, 4, 4, 3), np.uint8)
+    scorer = FrameScorer(ProjectionEncoder(DIM), Parts(DIM, context), 1, parts=("late", "step"))
+    scored = scorer.score(rows, gather(rows, frames))
+    assert scored.raw.tolist() == [2, 0, 0, 5]
+    assert scored.valid.tolist() == [True, False, False, True]
+    assert scored.parts.tolist() == [[-1, 1], [0, 0], [0, 0], [-4, 4]]
+    assert scored.parts.dtype == np.float32
+    assert scored.reasons == {1: "refused by the model", 2: "reward is not finite"}
+    assert FrameScorer(ProjectionEncoder(DIM), Parts(DIM, context), 1).score(
+        rows, gather(rows, frames)
+    ).parts.shape == (4, 0)

@@ -19,6 +19,7 @@ from vlmreward.video.atomic import DISK_FULL, PLACE_REFUSED
 # name -> (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vlmreward.cli.train", "train an agent from a text goal"),
+    "audit": ("vlmreward.cli.audit", "tell before training whether a reward is any good"),
     "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
     "record": ("vlmreward.cli.record", "record evaluation videos"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
@@ -83,7 +84,7 @@ def run_command(name: str, rest: list[str]) -> int:
         return _fail(label, e)
     except OSError as e:
         # a file that isn't there is a fault of ours: what the user names is looked for before it is opened
-        place = e.errno in PLACE_REFUSED and e.errno != errno.ENOENT and e.filename
+        place = e.errno in PLACE_REFUSED and e.errno != errno.ENOENT and e.filename is not None
         if debug or not (e.errno in DISK_FULL or place):
             raise
         where = f" ({e.filename})" if e.filename else ""

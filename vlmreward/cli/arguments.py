@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from vlmreward.errors import ConfigError, PromptError
 from vlmreward.registry import suggest
 
-PROMPT_KEYS = frozenset({"goal", "baseline", "positive", "negative", "options"})
-PATH_KEYS = frozenset({"run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache"})
+PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
+PATH_KEYS = frozenset({"frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache"})
 NONE = "null"  # a path that is not given; a file of that name is ./null
 FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug"}
 
@@ -67,9 +67,9 @@ class Arguments:
 
 
 def is_prompt(key: str) -> bool:
-    """Return whether a dotted key holds a prompt: ``goal``, ``baseline``, and the prompts of ``reward``."""
-    head, _, last = key.rpartition(".")
-    return last in PROMPT_KEYS and head in ("", "reward")
+    """Return whether a dotted key holds a prompt: ``goal``, ``baseline``, those of ``reward``, and varied ones."""
+    head, _, last = key.removeprefix("vary.").rpartition(".")
+    return last in PROMPT_KEYS and (head in ("", "reward") or head.startswith("reward.parts."))
 
 
 def is_path(key: str) -> bool:

@@ -153,13 +153,14 @@ def policy_device(settings: TrainSettings) -> str:
     return str(resolve_devices(settings.device)[0])
 
 
-def set_threads(settings: TrainSettings) -> int:
+def set_threads(threads: str | int, beside_updates: bool = False) -> int:
     """Set how many threads torch uses in this process, and return the number.
 
-    ``auto`` leaves half of the cores to the other thread: frames are encoded beside the steps and the updates. A small
-    network has no use for many.
+    Args:
+        threads: A number, or ``"auto"``: all cores; half of them ``beside_updates``. A small network has no use for
+            many.
+        beside_updates: An algorithm updates on one thread while frames are encoded on another, as with a replay buffer.
     """
-    automatic = max(1, min(torch.get_num_threads() // 2, MOST_THREADS))
-    wanted = automatic if settings.threads == "auto" else int(settings.threads)
-    torch.set_num_threads(wanted)
+    automatic = max(1, min(torch.get_num_threads() // (2 if beside_updates else 1), MOST_THREADS))
+    torch.set_num_threads(automatic if threads == "auto" else int(threads))
     return torch.get_num_threads()

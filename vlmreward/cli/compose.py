@@ -18,8 +18,18 @@ from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 
 # Below these keys any name may be set; whoever takes the values checks them.
-GROUPS_OF_SETTINGS = ("env", "env.kwargs", "encoder", "reward", "agent", "eval", "pictures")
-OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.")
+GROUPS_OF_SETTINGS = (
+    "env",
+    "env.kwargs",
+    "encoder",
+    "reward",
+    "reward.of",
+    "reward.parts",
+    "agent",
+    "eval",
+    "pictures",
+)
+OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.of.", "reward.parts.")
 OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these
 
 

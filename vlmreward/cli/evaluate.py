@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     settings, options = subject.settings, subject.options
     episodes, seed = options["episodes"], options["seed"]
     count = min(options["n_envs"], episodes)
-    set_threads(settings)
+    set_threads(settings.threads)
     settle_rendering(settings.env.id)
     envs: list[gym.Env] = []
     try:

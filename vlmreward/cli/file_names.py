@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def clip_name(subject: Subject) -> str:
     """Return the name of a film, without its suffix.
 
-    It begins with the run's name, ``cartpole__clip__dqn__seed0``, and goes on with what is not the usual: the goal
+    It begins with the run's name, ``cartpole__clip__ppo__seed0``, and goes on with what is not the usual: the goal
     that the agent was trained on, another one that it is asked for (``asked-...``), arguments of the environment, the
     baseline, the checkpoint, and whether actions are sampled.
     """

@@ -41,6 +41,22 @@ goal, baseline and all prompts of the reward are taken literally, whatever they 
 for several prompts (goal="pole upright" goal="stick straight up").
 agent.<name>=<value> sets any argument of the algorithm's constructor.
 """,
+    "audit": """\
+Tell before any training whether a reward is any good: score a few thousand frames whose truth is known, and compare.
+
+usage: vlmreward audit env=<name> [goal="..."] [key=value ...]
+
+examples:
+  vlmreward audit env=cartpole
+  vlmreward audit env=cartpole env.task=left vary.reward.alpha=[0,0.25,0.5,1]      settings side by side
+  vlmreward audit env=humanoid vary.env.kwargs.quality=[fast,fine]                 cameras and qualities
+  vlmreward audit env=cartpole env.task=upright vary.goal="pole up" vary.goal="the stick stands on end"
+  vlmreward audit env=cartpole run=runs/<name>                                     frames of a trained agent among them
+  vlmreward audit frames=pictures/labels.csv goal="a red cube in the box"          labelled pictures of your own
+
+vary.<setting>=[a,b,...] compares all combinations. The result is a folder: audit.json, landscapes as PNG, and
+audit.html, one page with a sortable table, landscapes and the frames of the highest and lowest rewards (docs/audit.md).
+""",
     "evaluate": """\
 Measure an agent on episodes of its own: true success with a 95 % Wilson interval, environment return, VLM return.
 

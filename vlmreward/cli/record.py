@@ -75,7 +75,7 @@ def _run(subject: Subject, spool: FrameSpool) -> tuple[list[Episode], list[Episo
     from vlmreward.wrappers.scoring import FrameScorer
 
     settings, options = subject.settings, subject.options
-    set_threads(settings)
+    set_threads(settings.threads)
     settle_rendering(settings.env.id)
     twin = fine_twin(settings.env, options["size"])
     env: gym.Env = settings.env.factory()()

@@ -21,7 +21,7 @@ from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import CheckpointError, ConfigError, StorageError
 from vlmreward.video.atomic import storage_errors, temporary_pattern, write_bytes
 
-CONFIG, RESULT, METRICS = "config.yaml", "result.json", "metrics.jsonl"
+CONFIG, RESULT, METRICS, AUDIT = "config.yaml", "result.json", "metrics.jsonl", "audit.json"
 PACKAGES = (
     "vlmreward",
     "torch",
@@ -105,7 +105,7 @@ class RunFolder:
                 f"{self.path} can't be locked ({(e.strerror or str(e)).lower()}): use a local disk"
             ) from e
         self._lock = descriptor
-        for name in (CONFIG, RESULT):  # what a kill left of a file that was being replaced
+        for name in (CONFIG, RESULT, AUDIT):  # what a kill left of a file that was being replaced
             for half in self.path.glob(temporary_pattern(Path(name))):
                 half.unlink(missing_ok=True)
 
@@ -143,6 +143,16 @@ class RunFolder:
         path = self.path / RESULT
         write_json(path, result)
         return path
+
+    def write_audit(self, audited: Mapping[str, Any] | None) -> None:
+        """Write what was seen of the reward before training, if anything was."""
+        if audited is not None:
+            write_json(self.path / AUDIT, audited)
+
+    def read_audit(self) -> dict[str, Any] | None:
+        """Return what :meth:`write_audit` wrote; None if there was nothing."""
+        path = self.path / AUDIT
+        return json.loads(path.read_text()) if path.exists() else None
 
 
 def run_name(settings: TrainSettings, agent: str = "", with_time: bool = False) -> str:

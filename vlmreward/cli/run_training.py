@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from vlmreward.agents.callbacks import Cadence, Clock, StopRequest, TrainingCallback, TrainingStopped
+from vlmreward.agents.catalogue import get_agent
 from vlmreward.agents.checkpoint_state import capture_random, restore_random
 from vlmreward.agents.checkpointer import Checkpointer, Stateful
 from vlmreward.agents.episode_log import EpisodeLog
@@ -19,6 +20,7 @@ from vlmreward.agents.metrics import make_logger
 from vlmreward.agents.policies import AgentPolicy
 from vlmreward.agents.progress import Progress
 from vlmreward.cli.build import Scoring, build_scoring, build_training, check_agent, seed_envs, set_threads
+from vlmreward.cli.gate import audit_before_training, check_mode
 from vlmreward.cli.results import describe_run, format_summary
 from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings
@@ -44,7 +46,7 @@ class Session:
         self.stop = StopRequest()
         self.clock, self.episodes, self.frames = Clock(), EpisodeLog(), FrameLog()
         check_agent(settings)  # first: it takes no time, and weights may take minutes
-        self.threads = set_threads(settings)
+        self.threads = set_threads(settings.threads, get_agent(settings.agent["name"]).scoring == "replay")
         self.scoring: Scoring = build_scoring(settings)
         self.training = build_training(settings, self.scoring)
         self._eval_envs: list[gym.Env] = []
@@ -55,6 +57,20 @@ class Session:
         for env in self._eval_envs:
             env.close()
         self._eval_envs = []
+
+    def audit(self, mode: Any) -> dict[str, Any] | None:
+        """Look at the reward before anything is learned from it; see :func:`audit_before_training`.
+
+        Raises:
+            ConfigError: The mode is unknown, or it requires more of the reward than it is.
+        """
+        mode = check_mode(mode)
+        state = capture_random(self.training.model)
+        # kept for the evaluations: closing one MuJoCo environment of Gymnasium's blackens the others' pictures
+        self._eval_envs.append(self.settings.env.factory()())
+        found = audit_before_training(self.settings, self.scoring, self._eval_envs[0], mode)
+        restore_random(self.training.model, state)
+        return found
 
     def run(self, run: RunFolder, note: str = "") -> int:
         """Train in a run folder and return the exit code.
@@ -159,6 +175,7 @@ class Session:
         result = {
             "command": "train",
             **describe_run(self.settings, self.scoring, note),
+            "audit": run.read_audit(),
             "timesteps": self.training.model.num_timesteps,
             "threads": self.threads,
             "frames": self.frames.summary(),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_args
 
 from vlmreward.agents.catalogue import get_agent
+from vlmreward.cli.discount import settle_discount
 from vlmreward.cli.environments import EnvFactory, find_spec, find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
 from vlmreward.cli.values import flag, whole
@@ -19,7 +20,7 @@ from vlmreward.wrappers.action_repeat import check_repeat
 DEFAULT_TIMESTEPS = 100_000
 # What may differ between a run and its resumption: nothing that changes what is learned from a given state.
 MAY_CHANGE = ("total_timesteps", "device", "threads", "checkpoint_every", "eval")
-NOT_KEPT = ("run_dir", "experiment")  # settings of train that a run's config does not hold
+NOT_KEPT = ("run_dir", "experiment", "audit")  # settings of train that a run's config does not hold
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,7 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     for group, key in (("env", "name"), ("env", "id"), ("agent", "name")):
         if (composed[group] or {}).get(key) is None:
             raise ConfigError(f"the config of the {group} lacks {key!r}: write {key}: ... into its YAML file")
-    env_id, kwargs = str(env["id"]), env.get("kwargs") or {}
-    if not isinstance(kwargs, Mapping):
-        raise ConfigError(f"env.kwargs must hold <name>: <value>, got {kwargs!r}")
-    tasks = find_tasks(env_id)
-    _refuse_task_among(kwargs, bool(tasks))
+    tasks = find_tasks(str(env["id"]))
     task = None if env.get("task") is None else str(env["task"])
     goal = settle_goal(tasks, composed["goal"], composed["baseline"], task, env.get("default_task"))
     spec = get_agent(str(composed["agent"]["name"]))
@@ -173,11 +170,13 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     n_envs = _given(composed["n_envs"], measured.pop("n_envs", 1))
     normalise_obs = _given(composed["normalise_obs"], measured.pop("normalise_obs", False))
     timesteps = whole("total_timesteps", timesteps, 1)
+    agent = _merge(measured, composed["agent"])
+    reward, discount_note = settle_discount(composed["reward"], agent)
     settings = TrainSettings(
-        env=EnvSettings(str(env["name"]), env_id, dict(kwargs), goal.task, bool(tasks), env.get("action_repeat", 1)),
+        env=settle_env(env, goal.task, bool(tasks)),
         encoder=dict(composed["encoder"]),
-        reward=dict(composed["reward"]),
-        agent=_merge(measured, composed["agent"]),
+        reward=reward,
+        agent=agent,
         goal=goal.goal,
         baseline=goal.baseline,
         seed=composed["seed"],
@@ -193,9 +192,22 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         cache=composed["cache"],
         cache_dtype=composed["cache_dtype"],
     )
-    unused = composed["baseline"] is not None and settings.reward.get("alpha") == 0
-    notes = [goal.note, "the baseline is not used: reward.alpha is 0" if unused else ""]
+    unused = composed["baseline"] is not None and (key := _unused_baseline(reward))
+    notes = [goal.note, f"the baseline is not used: {key} is 0" if unused else "", discount_note]
     return settings, "; ".join(note for note in notes if note)
+
+
+def settle_env(page: Mapping[str, Any], task: str | None, has_tasks: bool) -> EnvSettings:
+    """Return the environment that a file of ``configs/env`` describes, with a task.
+
+    Raises:
+        ConfigError: Its arguments are no mapping, or the task is among them.
+    """
+    kwargs = page.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise ConfigError(f"env.kwargs must hold <name>: <value>, got {kwargs!r}")
+    _refuse_task_among(kwargs, has_tasks)
+    return EnvSettings(str(page["name"]), str(page["id"]), dict(kwargs), task, has_tasks, page.get("action_repeat", 1))
 
 
 def _given(asked: Any, otherwise: Any) -> Any:
@@ -264,6 +276,14 @@ def change_for_resume(settings: TrainSettings, asked: Mapping[str, Any]) -> Trai
                 raise ConfigError(f"unknown setting 'eval.{key}': {suggest(f'eval.{key}', known)}")
         changed["eval"] = EvalSettings(**{**asdict(settings.eval), **asked["eval"]})
     return TrainSettings(**changed)
+
+
+def _unused_baseline(reward: Mapping[str, Any], at: str = "reward") -> str:
+    """Return the key by which a reward, or the one that it shapes, makes no use of a baseline; "" if it does."""
+    inner = reward.get("of")
+    if isinstance(inner, Mapping) and not reward.get("parts"):
+        return _unused_baseline(inner, f"{at}.of")
+    return f"{at}.alpha" if reward.get("name") == "clip" and reward.get("alpha", 0) == 0 else ""
 
 
 def _fields(settings: TrainSettings) -> dict[str, Any]:

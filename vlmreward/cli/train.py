@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
     arguments = parse_arguments(argv)
     refuse_words("train", arguments)
+    mode: Any = "off"  # what is gone on with was looked at when it began
     if (resumed := arguments.path("resume")) is not None:
         run, before = RunFolder.open(resumed)
         settings = change_for_resume(before, _changes(arguments))
@@ -33,7 +34,9 @@ def main(argv: list[str]) -> int:
         note = ""
     else:
         run = None
-        settings, note = resolve(compose("train", arguments))
+        composed = compose("train", arguments)
+        mode = composed["audit"]
+        settings, note = resolve(composed)
     if "cfg" in arguments.flags:
         print(yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120), end="")
         return 0
@@ -43,7 +46,9 @@ def main(argv: list[str]) -> int:
     session = Session(settings)  # before the folder: what the user gets wrong leaves nothing behind
     try:
         if run is None:
+            audited = session.audit(mode)
             run = RunFolder.create(settings, arguments.path("run_dir"))
+            run.write_audit(audited)
         else:
             run.lock()
             run.write_config(settings)

@@ -130,7 +130,7 @@ class ClipEncoder:
         Raises:
             FramesError: The frames are empty, not uint8 or not (N, H, W, 3).
             ConfigError: Not even one frame fits into a device's memory.
-            NonFiniteError: Not one embedding has been finite so far: the weights or the precision are at fault.
+            NonFiniteError: Embeddings have not been finite so far, or for long: weights or precision are at fault.
         """
         check_frames(frames)
         return self._images.encode(frames)

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+MOST_BAD = 256  # frames on end without a finite embedding before that ends the run
 # how PyTorch's allocators and cuBLAS say that there is no room, besides torch.OutOfMemoryError
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
 
@@ -287,7 +288,7 @@ class Replicas:
         ]
         # threads, not processes: the work is on the devices, and PyTorch lets go of the interpreter lock
         self._threads = ThreadPoolExecutor(len(devices), "encoder") if len(devices) > 1 else None
-        self._any_finite = False
+        self._any_finite, self._bad_on_end = False, 0
 
     def encode(self, frames: Frames) -> FloatArray:
         """Encode frames, each device a run of neighbouring ones.
@@ -301,7 +302,8 @@ class Replicas:
 
         Raises:
             ConfigError: Not even one frame fits into a device's memory.
-            NonFiniteError: Not one embedding has been finite so far, so that the tower is at fault and not a frame.
+            NonFiniteError: Not one embedding has been finite so far, or for ``MOST_BAD`` frames on end: the tower is at
+                fault and not a frame.
         """
         if self._threads is None:
             out = self.replicas[0].encode(frames)
@@ -316,10 +318,11 @@ class Replicas:
             ]
             out = np.concatenate([job.result() for job in jobs])
         bad = ~np.isfinite(out).all(axis=1)
+        self._bad_on_end = self._bad_on_end + len(out) if bad.all() else 0
         self._any_finite |= not bad.all()
-        if not self._any_finite:
+        if self._bad_on_end and (not self._any_finite or self._bad_on_end >= MOST_BAD):
             raise NonFiniteError(
-                f"no image embedding of {len(out)} is finite: use encoder.precision=fp32, or check the weights"
+                f"no image embedding of {self._bad_on_end} is finite: use encoder.precision=fp32, or check the weights"
             )
         out[bad] = np.nan
         return out

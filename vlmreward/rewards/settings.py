@@ -9,7 +9,9 @@ from numbers import Real
 from vlmreward.errors import ConfigError
 
 
-def check_number(name: str, value: object, low: float, high: float = math.inf, *, above: bool = False) -> float:
+def check_number(
+    name: str, value: object, low: float = -math.inf, high: float = math.inf, *, above: bool = False
+) -> float:
     """Return a setting as a float.
 
     Args:
@@ -22,12 +24,12 @@ def check_number(name: str, value: object, low: float, high: float = math.inf, *
     Raises:
         ConfigError: The value is not a finite number between the bounds.
     """
-    rule = f"> {low:g}" if above else f">= {low:g}"
+    rule = f" > {low:g}" if above else f" >= {low:g}" if low > -math.inf else ""
     if high < math.inf:
-        rule = f"in [{low:g}, {high:g}]"
+        rule = f" in [{low:g}, {high:g}]"
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     if not math.isfinite(number) or not low <= number <= high or (above and number == low):
-        raise ConfigError(f"{name} must be a finite number {rule}, got {value!r}")
+        raise ConfigError(f"{name} must be a finite number{rule}, got {value!r}")
     return number
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from vlmreward.errors import CheckpointError, ConfigError, NonFiniteError
 from vlmreward.rewards.settings import check_choice, check_number
+from vlmreward.rewards.shaping import LagrangeWeights
 from vlmreward.types import FloatArray
 
 Normalise = Literal["none", "running"]
@@ -81,6 +82,8 @@ class RewardTransform:
             the model's reward and learns from the environment's own.
         env_weight: Factor of the environment's own reward in ``"add"``, >= 0.
         frozen: True for evaluation: :meth:`update` does nothing.
+        weights: Weighs parts of the reward before all else, and learns how from the rows of :meth:`update`; None for
+            rewards that are one number. Not used in ``combine="env"``.
 
     Raises:
         ConfigError: A setting is unknown or out of range.
@@ -93,6 +96,7 @@ class RewardTransform:
         combine: Combine = "replace",
         env_weight: float = 1.0,
         frozen: bool = False,
+        weights: LagrangeWeights | None = None,
     ) -> None:
         check_choice("normalise", normalise, get_args(Normalise))
         check_choice("combine", combine, get_args(Combine))
@@ -101,35 +105,49 @@ class RewardTransform:
         self.combine: Combine = combine
         self.env_weight = check_number("env_weight", env_weight, 0)
         self.frozen = frozen
-        # One immutable object, replaced whole: a thread that applies while another updates sees a matching pair.
+        # Immutable objects, replaced whole: a thread that applies while another updates sees matching numbers.
         self._stats = RunningStats()
+        self._weights = None if combine == "env" else weights
 
     @property
     def stats(self) -> RunningStats:
         """Statistics of the raw rewards taken in so far."""
         return self._stats
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts of a reward that are weighed, K; they are stored beside the raw rewards."""
+        return () if self._weights is None else self._weights.names
+
     def update(
         self,
         raw: npt.NDArray[np.floating],
         valid: npt.NDArray[np.bool_],
         env_reward: npt.NDArray[np.floating] | None = None,
+        parts: npt.NDArray[np.floating] | None = None,
     ) -> None:
-        """Take the valid rows into the running statistics; nothing when frozen or ``normalise="none"``.
+        """Take the valid rows into the weights and the running statistics; nothing when frozen.
 
         Args:
             raw: Rewards of the model, any shape.
             valid: False where a row could not be scored, same shape.
             env_reward: The environment's own rewards, same shape; needed by ``combine="env"`` alone.
+            parts: The parts that are weighed, that shape and K behind it; needed where there are weights.
 
         Raises:
             ConfigError: ``combine="env"`` and there is no environment reward of that shape.
             NonFiniteError: A row that is marked valid is not finite.
         """
-        if self.frozen or self.normalise == "none":
+        if self.frozen:
             return
-        source = self._env_reward(env_reward, np.shape(raw)) if self.combine == "env" else np.asarray(raw)
-        values = source[np.asarray(valid, dtype=bool)].astype(np.float64)
+        rows = np.asarray(valid, dtype=bool)
+        if self._weights is not None and rows.any():
+            assert parts is not None
+            self._weights = self._weights.updated(parts[rows])
+        if self.normalise == "none":
+            return
+        source = self._env_reward(env_reward, np.shape(raw)) if self.combine == "env" else self._weighed(raw, parts)
+        values = source[rows].astype(np.float64)
         if not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).sum())
             cure = "mend the environment's reward" if self.combine == "env" else "mark such rows invalid"
@@ -137,12 +155,18 @@ class RewardTransform:
         if values.size:
             self._stats = self._stats.merged(values)
 
-    def apply(self, raw: npt.NDArray[np.floating], env_reward: npt.NDArray[np.floating] | None = None) -> FloatArray:
+    def apply(
+        self,
+        raw: npt.NDArray[np.floating],
+        env_reward: npt.NDArray[np.floating] | None = None,
+        parts: npt.NDArray[np.floating] | None = None,
+    ) -> FloatArray:
         """Return the rewards to learn from; the statistics stay as they are.
 
         Args:
             raw: Rewards of the model, any shape; NaN (not scored) stays NaN.
             env_reward: The environment's own rewards, same shape; needed by ``combine="add"`` and ``"env"``.
+            parts: The parts that are weighed, that shape and K behind it; needed where there are weights.
 
         Returns:
             float32, the shape of ``raw``.
@@ -150,7 +174,7 @@ class RewardTransform:
         Raises:
             ConfigError: There is no environment reward of that shape where it is needed.
         """
-        reward = np.asarray(raw, dtype=np.float64)
+        reward = self._weighed(raw, parts)
         if self.combine == "env":  # a row that could not be scored is left out here as everywhere
             reward = np.where(np.isnan(reward), np.nan, self._env_reward(env_reward, reward.shape))
         if self.normalise == "running":
@@ -160,6 +184,14 @@ class RewardTransform:
         if self.combine == "add":
             reward = reward + self.env_weight * self._env_reward(env_reward, reward.shape)
         return reward.astype(np.float32)
+
+    def _weighed(
+        self, raw: npt.NDArray[np.floating], parts: npt.NDArray[np.floating] | None
+    ) -> npt.NDArray[np.float64]:
+        if self._weights is None:
+            return np.asarray(raw, dtype=np.float64)
+        assert parts is not None
+        return self._weights.combine(raw, parts)
 
     def _env_reward(
         self, env_reward: npt.NDArray[np.floating] | None, shape: tuple[int, ...]
@@ -173,25 +205,35 @@ class RewardTransform:
         return np.asarray(env_reward, dtype=np.float64)
 
     def frozen_copy(self) -> RewardTransform:
-        """Return a frozen transform with the same settings and the statistics of now, for evaluation."""
-        copy = RewardTransform(self.scale, self.normalise, self.combine, self.env_weight, frozen=True)
+        """Return a frozen transform with the same settings and the statistics and weights of now, for evaluation."""
+        copy = RewardTransform(
+            self.scale, self.normalise, self.combine, self.env_weight, frozen=True, weights=self._weights
+        )
         copy._stats = self._stats
         return copy
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the statistics as plain numbers; the settings are config, not state."""
-        return asdict(self._stats)
+    def log_values(self) -> dict[str, float]:
+        """Return what a log should hold, by key: the weight of each part."""
+        if self._weights is None:
+            return {}
+        return {f"reward/weight/{name}": weight for name, weight in self._weights.shares().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return statistics and multipliers as plain numbers; the settings are config, not state."""
+        state: dict[str, Any] = asdict(self._stats)
+        return state if self._weights is None else {**state, "multipliers": list(self._weights.multipliers)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over statistics that :meth:`state_dict` returned, also when frozen.
+        """Take over what :meth:`state_dict` returned, also when frozen.
 
         Raises:
             CheckpointError: A number is missing, not finite or impossible.
         """
+        weights = None if self._weights is None else self._weights.restored(state.get("multipliers"))
         try:
             stats = RunningStats(int(state["count"]), float(state["mean"]), float(state["m2"]))
         except (KeyError, TypeError, ValueError) as e:
             raise CheckpointError(f"reward statistics must hold numbers count, mean and m2, got {dict(state)}") from e
         if stats.count < 0 or not math.isfinite(stats.mean) or not math.isfinite(stats.m2) or stats.m2 < 0:
             raise CheckpointError(f"reward statistics are damaged: count, m2 >= 0 and all finite, got {dict(state)}")
-        self._stats = stats
+        self._stats, self._weights = stats, weights

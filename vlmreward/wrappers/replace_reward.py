@@ -77,7 +77,7 @@ class ReplaceReward(gym.Wrapper):
         check_pixels(env)
         check_per_step(reward_model)
         self.transform = transform
-        self._scorer = FrameScorer(encoder, reward_model, 1, instruction)
+        self._scorer = FrameScorer(encoder, reward_model, 1, instruction, transform.parts)
         self._row = np.zeros(1, ROW_DTYPE)
         self._row["episode"] = -1
 
@@ -105,8 +105,8 @@ class ReplaceReward(gym.Wrapper):
         scored = self._score()
         if not scored.valid[0]:
             refuse_step(scored.reasons[0])
-        self.transform.update(scored.raw, scored.valid, row["env_reward"])
-        reward = self.transform.apply(scored.raw, row["env_reward"])
+        self.transform.update(scored.raw, scored.valid, row["env_reward"], scored.parts)
+        reward = self.transform.apply(scored.raw, row["env_reward"], scored.parts)
         extra = {ENV_REWARD_KEY: float(env_reward), VLM_REWARD_KEY: float(scored.raw[0])}
         return obs, float(reward[0]), terminated, truncated, {**info, **extra}
 

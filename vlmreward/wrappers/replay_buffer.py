@@ -59,6 +59,7 @@ class ScoredReplayMixin(_Base):
         status: ``UNSCORED``, ``VALID`` or ``INVALID``, shape (buffer_size, n_envs).
         rewards: Raw rewards, float32, shape (buffer_size, n_envs); 0 where not valid.
         env_rewards: The environments' own rewards, float32, shape (buffer_size, n_envs).
+        parts: What the transform needs beside a reward, float32, shape (buffer_size, n_envs, number of parts).
         episode_starts: True for the first transition of an episode, shape (buffer_size, n_envs).
     """
 
@@ -79,6 +80,7 @@ class ScoredReplayMixin(_Base):
         self.n_added = 0
         self.status: npt.NDArray[np.uint8] = np.full(shape, UNSCORED, np.uint8)
         self.env_rewards: FloatArray = np.zeros(shape, np.float32)
+        self.parts: FloatArray = np.zeros((*shape, len(scorer.transform.parts)), np.float32)
         self.episode_starts: BoolArray = np.zeros(shape, bool)
         self.tickets = np.full(self.buffer_size, -1, np.int64)
         self._waiting: deque[tuple[int, int]] = deque()  # (ticket, row), oldest first
@@ -194,7 +196,7 @@ class ScoredReplayMixin(_Base):
 
     def _learned(self, at: Index) -> FloatArray:
         """Return the rewards to learn from at these rows and environments, with the statistics of now."""
-        return self.scorer.transform.apply(self.rewards[at], self.env_rewards[at])
+        return self.scorer.transform.apply(self.rewards[at], self.env_rewards[at], self.parts[at])
 
     def _draw(self, batch_size: int) -> npt.NDArray[np.int64]:
         """Return flat indices of valid rows, uniformly, with replacement."""
@@ -215,7 +217,7 @@ class ScoredReplayMixin(_Base):
         first = self._waiting[0][0]
         scores = self.scorer.scores(first, last)
         later: deque[tuple[int, int]] = deque()
-        raw, valid, env_reward = [], [], []
+        raw, valid, env_reward, parts = [], [], [], []
         for ticket, row in self._waiting:
             if ticket > last:
                 later.append((ticket, row))
@@ -225,18 +227,20 @@ class ScoredReplayMixin(_Base):
             number = ticket - first
             fresh = scores.scored[number] & (self.status[row] == UNSCORED)
             self.rewards[row, fresh] = scores.raw[number, fresh]
+            self.parts[row, fresh] = scores.parts[number, fresh]
             self.status[row, fresh] = np.where(scores.valid[number, fresh], VALID, INVALID)
             self.episode_starts[row] = scores.step[number] == 1
             raw.append(scores.raw[number, fresh])
             valid.append(scores.valid[number, fresh])
             env_reward.append(self.env_rewards[row, fresh])
+            parts.append(self.parts[row, fresh])
             if not scores.scored[number].all():
                 later.append((ticket, row))
         self._waiting = later
         if raw:
             values, good = np.concatenate(raw), np.concatenate(valid)
             self._n_valid += int(good.sum())
-            self.scorer.transform.update(values, good, np.concatenate(env_reward))
+            self.scorer.transform.update(values, good, np.concatenate(env_reward), np.concatenate(parts))
 
     def _raise_nothing(self) -> None:
         if (self.status[: self.size()] == UNSCORED).any():

@@ -89,7 +89,7 @@ def import_rows(buffer: ScoredReplayMixin, arrays: dict[str, np.ndarray]) -> Non
 
 def _stored(buffer: ScoredReplayMixin) -> dict[str, np.ndarray]:
     """Return every stored array by the name it is saved under."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {"parts": buffer.parts} if buffer.parts.size else {}
     for name in _FIELDS:
         values = getattr(buffer, name)
         arrays |= (

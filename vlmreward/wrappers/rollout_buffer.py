@@ -165,9 +165,9 @@ class ScoredRolloutMixin(_Base):
                 f"none of the rollout's {self.valid.size} frames could be scored ({reasons}): look at what the "
                 "environment renders"
             )
-        env_reward = scores.env_reward[rows]
-        self.scorer.transform.update(self.raw, self.valid, env_reward)
-        learned = self.scorer.transform.apply(self.raw, env_reward)
+        env_reward, parts = scores.env_reward[rows], scores.parts[rows]
+        self.scorer.transform.update(self.raw, self.valid, env_reward, parts)
+        learned = self.scorer.transform.apply(self.raw, env_reward, parts)
         return np.where(self.valid, learned, np.float32(0))
 
 

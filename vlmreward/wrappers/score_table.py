@@ -59,10 +59,11 @@ class ScoreTable:
         n_envs: Number of environments.
         capacity: Number of newest tickets that are kept.
         last: Newest ticket given before this table was made.
+        n_parts: Number of parts kept beside each reward.
     """
 
-    def __init__(self, n_envs: int, capacity: int, last: int) -> None:
-        self._n_envs, self._start, self._last = n_envs, last + 1, last
+    def __init__(self, n_envs: int, capacity: int, last: int, n_parts: int = 0) -> None:
+        self._n_envs, self._n_parts, self._start, self._last = n_envs, n_parts, last + 1, last
         self._allocate(capacity)
         self._sums: dict[int, _Sums] = {}  # by environment
         self._episodes: deque[EpisodeScore] = deque(maxlen=MAX_EPISODES)
@@ -76,7 +77,7 @@ class ScoreTable:
         """Make room for a new ticket; ``steps`` is ``ROW_DTYPE``, one row per environment."""
         self._last = int(steps["ticket"][0])
         at = self._last % self._capacity
-        self.raw[at], self.status[at] = 0, UNSCORED
+        self.raw[at], self.parts[at], self.status[at] = 0, 0, UNSCORED
         self.env_reward[at], self.step[at] = steps["env_reward"], steps["step"]
 
     def store(self, scored: ScoredRows) -> None:
@@ -84,7 +85,7 @@ class ScoreTable:
         rows = scored.rows
         kept = rows["ticket"] >= self.oldest
         at = rows["ticket"][kept] % self._capacity, rows["env"][kept]
-        self.raw[at] = scored.raw[kept]
+        self.raw[at], self.parts[at] = scored.raw[kept], scored.parts[kept]
         self.status[at] = np.where(scored.valid[kept], VALID, INVALID)
         for row, raw, valid in zip(rows, scored.raw.tolist(), scored.valid.tolist(), strict=True):
             self._count(row, raw, valid)
@@ -105,21 +106,24 @@ class ScoreTable:
             self._episodes.append(score)
             del self._sums[env]
 
-    def read(self, first: int, last: int) -> tuple[FloatArray, BoolArray, FloatArray, BoolArray, npt.NDArray[np.int64]]:
-        """Return copies of raw, valid, env_reward, scored and step of these tickets, shape (n, n_envs) each."""
+    def read(
+        self, first: int, last: int
+    ) -> tuple[FloatArray, BoolArray, FloatArray, BoolArray, npt.NDArray[np.int64], FloatArray]:
+        """Return copies of raw, valid, env_reward, scored and step of these tickets, (n, n_envs) each, and of parts."""
         at = np.arange(first, last + 1) % self._capacity
         status = self.status[at]
-        return self.raw[at], status == VALID, self.env_reward[at], status != UNSCORED, self.step[at]
+        scored = status != UNSCORED
+        return self.raw[at], status == VALID, self.env_reward[at], scored, self.step[at], self.parts[at]
 
     def grow(self, capacity: int) -> None:
         """Keep at least this many tickets."""
         if capacity <= self._capacity:
             return
         tickets = np.arange(self.oldest, self._last + 1)
-        raw, valid, env_reward, scored, step = self.read(self.oldest, self._last)
+        raw, valid, env_reward, scored, step, parts = self.read(self.oldest, self._last)
         self._allocate(capacity)
         at = tickets % capacity
-        self.raw[at], self.env_reward[at], self.step[at] = raw, env_reward, step
+        self.raw[at], self.env_reward[at], self.step[at], self.parts[at] = raw, env_reward, step, parts
         self.status[at] = np.where(scored, np.where(valid, VALID, INVALID), UNSCORED)
 
     def pop_episodes(self, ticket: int) -> list[EpisodeScore]:
@@ -132,6 +136,7 @@ class ScoreTable:
         shape = (capacity, self._n_envs)
         self._capacity = capacity
         self.raw: FloatArray = np.zeros(shape, np.float32)
+        self.parts: FloatArray = np.zeros((*shape, self._n_parts), np.float32)
         self.status: npt.NDArray[np.uint8] = np.zeros(shape, np.uint8)
         self.env_reward: FloatArray = np.zeros(shape, np.float32)
         self.step: npt.NDArray[np.int64] = np.zeros(shape, np.int64)

@@ -24,7 +24,7 @@ from vlmreward.wrappers.worker_thread import WorkerThread
 
 
 class Scores(NamedTuple):
-    """The rewards of n vec steps of ``n_envs`` environments; all arrays have shape (n, n_envs).
+    """The rewards of n vec steps of ``n_envs`` environments; all arrays but ``parts`` have shape (n, n_envs).
 
     Attributes:
         raw: Raw rewards, float32; 0 where not valid.
@@ -32,6 +32,7 @@ class Scores(NamedTuple):
         env_reward: The environments' own rewards, float32.
         scored: False where the reward is not known yet (context ``"episode"``, a running episode).
         step: Number of the step in its episode, from 1, int64.
+        parts: The parts that the transform needs, float32, shape (n, n_envs, number of parts); 0 where not valid.
     """
 
     raw: FloatArray
@@ -39,6 +40,7 @@ class Scores(NamedTuple):
     env_reward: FloatArray
     scored: BoolArray
     step: npt.NDArray[np.int64]
+    parts: FloatArray
 
 
 class Scorer:
@@ -121,8 +123,8 @@ class Scorer:
         ring = FrameRing.create(2 * self.encode_batch + 2 * n_envs, n_envs, frame_shape)
         self._ring, self._attached = ring, True
         self._free = deque(range(ring.spec.slots))
-        self._frames = FrameScorer(self.encoder, self.reward_model, n_envs, self.instruction)
-        self._table = ScoreTable(n_envs, self._history, self._last)
+        self._frames = FrameScorer(self.encoder, self.reward_model, n_envs, self.instruction, self.transform.parts)
+        self._table = ScoreTable(n_envs, self._history, self._last, len(self.transform.parts))
         return ring
 
     def release_ring(self) -> None:

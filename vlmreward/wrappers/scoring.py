@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,21 +45,39 @@ _ENCODER_LOCK = threading.Lock()
 class Transform(Protocol):
     """What turns raw rewards into the number an agent learns from (see ``vlmreward.rewards.transform``)."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of those parts of a reward, K, that are needed beside it; usually none."""
+        ...
+
     def update(
-        self, raw: npt.NDArray[np.floating], valid: BoolArray, env_reward: npt.NDArray[np.floating] | None = None
+        self,
+        raw: npt.NDArray[np.floating],
+        valid: BoolArray,
+        env_reward: npt.NDArray[np.floating] | None = None,
+        parts: npt.NDArray[np.floating] | None = None,
     ) -> None:
         """Take the valid rows into the statistics."""
         ...
 
-    def apply(self, raw: npt.NDArray[np.floating], env_reward: npt.NDArray[np.floating] | None = None) -> FloatArray:
+    def apply(
+        self,
+        raw: npt.NDArray[np.floating],
+        env_reward: npt.NDArray[np.floating] | None = None,
+        parts: npt.NDArray[np.floating] | None = None,
+    ) -> FloatArray:
         """Return the rewards to learn from, in the shape of ``raw``."""
         ...
 
-    def state_dict(self) -> dict[str, float]:
+    def log_values(self) -> dict[str, float]:
+        """Return numbers for the log, by key."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
         """Return the statistics as plain numbers."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over statistics."""
         ...
 
@@ -85,6 +103,7 @@ class ScoredRows:
         rows: ``ROW_DTYPE``, shape (K,).
         raw: float32, shape (K,); 0 where not valid.
         valid: shape (K,).
+        parts: The parts of the rewards that were asked for, float32, shape (K, number of parts).
         reasons: Row number to reason, for every invalid row.
         pictures: Number of pictures that were encoded.
         seconds: Time in the encoder.
@@ -93,6 +112,7 @@ class ScoredRows:
     rows: np.ndarray
     raw: FloatArray
     valid: BoolArray
+    parts: FloatArray
     reasons: dict[int, str] = field(default_factory=dict)
     pictures: int = 0
     seconds: float = 0.0
@@ -126,12 +146,20 @@ class FrameScorer:
         reward_model: Scores embeddings or frames.
         n_envs: Number of environments.
         instruction: Handed to the reward model with every batch.
+        parts: Names of parts of the rewards that are wanted beside them.
 
     Raises:
         ConfigError: The model needs what can't be given.
     """
 
-    def __init__(self, encoder: Encoder | None, reward_model: RewardModel, n_envs: int, instruction: str = "") -> None:
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        reward_model: RewardModel,
+        n_envs: int,
+        instruction: str = "",
+        parts: tuple[str, ...] = (),
+    ) -> None:
         needs, context = set(reward_model.needs), reward_model.context
         self._whole = context in ("prefix", "episode")  # the model sees episodes from their start, not single rows
         self._previous = "previous" in needs or context == "pair"
@@ -149,7 +177,7 @@ class FrameScorer:
             raise ConfigError(
                 f"{type(reward_model).__name__} needs a reference trajectory, which there is none of here"
             )
-        self._encoder, self._model, self._instruction = encoder, reward_model, instruction
+        self._encoder, self._model, self._instruction, self._parts = encoder, reward_model, instruction, parts
         self._history = EpisodeHistory(n_envs, whole_episodes=context == "episode") if self._whole else None
         # Two vectors per environment, float32: rounded ones would make a reward depend on where a batch ends.
         self._state: dict[str, list[FloatArray | None]] = {
@@ -186,8 +214,7 @@ class FrameScorer:
             scored = self._score_segments(*self._history.advance(rows, embeddings, reasons))
         else:
             scored = self._score_rows(rows, gathered, embeddings, reasons)
-        rows, raw, valid, reasons = scored
-        return ScoredRows(rows, raw, valid, reasons, len(gathered.unique) if self._embed else 0, seconds)
+        return replace(scored, pictures=len(gathered.unique) if self._embed else 0, seconds=seconds)
 
     def _encode(self, frames: Frames) -> tuple[FloatArray, float]:
         assert self._encoder is not None
@@ -205,7 +232,7 @@ class FrameScorer:
 
     def _score_rows(
         self, rows: np.ndarray, gathered: Gathered, embeddings: FloatArray | None, reasons: dict[int, str]
-    ) -> tuple[np.ndarray, FloatArray, BoolArray, dict[int, str]]:
+    ) -> ScoredRows:
         """Score each transition by itself, with its initial and previous frame where they are needed."""
         initial = previous = None
         if embeddings is not None and (self._initial or self._previous):
@@ -220,10 +247,12 @@ class FrameScorer:
             frames=gathered.unique[gathered.index[good]] if self._pixels else None,
         )
         raw, valid = np.zeros(len(rows), np.float32), np.zeros(len(rows), bool)
-        raw[good], valid[good] = result.reward, result.valid
+        parts = np.zeros((len(rows), len(self._parts)), np.float32)
+        raw[good], valid[good], parts[good] = result.reward, result.valid, self._columns(result)
         reasons |= {int(good[number]): reason for number, reason in result.reasons.items()}
         position = {int(row): number for number, row in enumerate(out)}
-        return rows[out], raw[out], valid[out], {position[r]: why for r, why in reasons.items() if r in position}
+        reasons = {position[row]: why for row, why in reasons.items() if row in position}
+        return ScoredRows(rows[out], raw[out], valid[out], parts[out], reasons)
 
     def _contexts(
         self, rows: np.ndarray, embeddings: FloatArray, reasons: dict[int, str]
@@ -254,12 +283,11 @@ class FrameScorer:
             state[:] = [None if value is None else value.copy() for value in state]
         return first, before
 
-    def _score_segments(
-        self, segments: list[Segment], lost: list[tuple[np.void, str]]
-    ) -> tuple[np.ndarray, FloatArray, BoolArray, dict[int, str]]:
+    def _score_segments(self, segments: list[Segment], lost: list[tuple[np.void, str]]) -> ScoredRows:
         """Score episodes from their start, and return the rows that are new."""
         rows: list[np.void] = [row for row, _ in lost]
-        raw, why = [0.0] * len(lost), [reason for _, reason in lost]
+        nothing = np.zeros(len(self._parts), np.float32)
+        raw, parts, why = [0.0] * len(lost), [nothing] * len(lost), [reason for _, reason in lost]
         for segment in segments:
             steps = segment.rows["step"]
             before = np.maximum(np.arange(len(steps)) - 1, 0)
@@ -269,6 +297,7 @@ class FrameScorer:
                 initial=np.repeat(segment.embeddings[:1], len(steps), axis=0) if self._initial else None,
                 previous=segment.embeddings[before] if self._previous else None,
             )
+            columns = self._columns(result)
             for row in np.flatnonzero(segment.fresh).tolist():
                 reason = result.reasons.get(row, "")
                 if self._initial and steps[0] != 0:
@@ -277,14 +306,23 @@ class FrameScorer:
                     reason = "no valid previous frame"
                 rows.append(segment.rows[row])
                 raw.append(0.0 if reason else float(result.reward[row]))
+                parts.append(nothing if reason else columns[row])
                 why.append(reason)
         order = sorted(range(len(rows)), key=lambda k: (rows[k]["ticket"], rows[k]["env"]))
-        return (
+        return ScoredRows(
             np.array([rows[k] for k in order], dtype=ROW_DTYPE),
             np.array([raw[k] for k in order], dtype=np.float32),
             np.array([not why[k] for k in order], dtype=bool),
+            np.array([parts[k] for k in order], dtype=np.float32).reshape(len(order), len(self._parts)),
             {number: why[k] for number, k in enumerate(order) if why[k]},
         )
+
+    def _columns(self, result: RewardBatch) -> FloatArray:
+        """Return the parts that are wanted, float32, shape (N, number of parts); 0 where a row is not valid."""
+        parts = np.zeros((len(result.valid), len(self._parts)), np.float32)
+        for column, name in enumerate(self._parts):
+            parts[:, column] = np.where(result.valid, result.parts[name], np.float32(0))
+        return parts
 
     def _ask(
         self,
@@ -296,7 +334,8 @@ class FrameScorer:
     ) -> RewardBatch:
         """Ask the reward model; every row of the answer is finite, or invalid with a reason."""
         if len(rows) == 0:
-            return RewardBatch(np.empty(0, np.float32), np.empty(0, bool))
+            nothing = np.empty(0, np.float32)
+            return RewardBatch(nothing, np.empty(0, bool), parts=dict.fromkeys(self._parts, nothing))
         batch = FrameBatch(
             episode=np.ascontiguousarray(rows["episode"]),
             step=np.ascontiguousarray(rows["step"]),
@@ -315,7 +354,10 @@ class FrameScorer:
             name = type(self._model).__name__
             raise ValueError(f"{name} returned reward {reward.shape} and valid {valid.shape} for {len(rows)} rows")
         finite = np.isfinite(reward)
+        for name in self._parts:
+            finite &= np.isfinite(result.parts[name])
         reasons = {int(row): "reward is not finite" for row in np.flatnonzero(valid & ~finite)}
         refused = "refused by the model"
         reasons |= {int(row): result.reasons.get(int(row)) or refused for row in np.flatnonzero(~valid)}
-        return RewardBatch(np.where(valid & finite, reward, np.float32(0)), valid & finite, reasons=reasons)
+        good = valid & finite
+        return RewardBatch(np.where(good, reward, np.float32(0)), good, parts=result.parts, reasons=reasons)

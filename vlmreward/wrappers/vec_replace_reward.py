@@ -49,11 +49,11 @@ class VecReplaceReward(VecEnvWrapper):
         obs, _, dones, infos = self.venv.step_wait()
         ticket = infos[0][TICKET_KEY]
         scores = self._scorer.scores(ticket, ticket)
-        raw, valid = scores.raw[0], scores.valid[0]
+        raw, valid, env_reward, parts = scores.raw[0], scores.valid[0], scores.env_reward[0], scores.parts[0]
         if not valid.all():
             refuse_step(", ".join(self._scorer.stats()["reasons"]) or "unknown reason")
-        self._scorer.transform.update(raw, valid, scores.env_reward[0])
-        rewards = self._scorer.transform.apply(raw, scores.env_reward[0])
+        self._scorer.transform.update(raw, valid, env_reward, parts)
+        rewards = self._scorer.transform.apply(raw, env_reward, parts)
         for info, value in zip(infos, raw, strict=True):
             info[VLM_REWARD_KEY] = float(value)
         return obs, rewards, dones, infos

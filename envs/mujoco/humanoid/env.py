@@ -10,15 +10,15 @@ import numpy as np
 from vlmreward.envs.mujoco.gl import ensure_gl, import_mujoco
 from vlmreward.envs.mujoco.humanoid.facts import compute_facts, describe
 from vlmreward.envs.mujoco.humanoid.model import CTRL_LIMIT, JOINTS, MOTORS, ROOT, Control
-from vlmreward.envs.mujoco.humanoid.poses import put_on_ground, start_pose
+from vlmreward.envs.mujoco.humanoid.poses import interpolate, put_on_ground, sample_pose, start_pose
 from vlmreward.envs.mujoco.humanoid.scene import VLMRM_CAMERA, Appearance, HumanoidScene
-from vlmreward.envs.mujoco.humanoid.states import sample_random_state
+from vlmreward.envs.mujoco.humanoid.states import sample_between, sample_random_state, sample_random_states
 from vlmreward.envs.mujoco.humanoid.tasks import HOLD_SECONDS, TASKS, facts_distance, holds
 from vlmreward.envs.mujoco.renderer import Camera
 from vlmreward.envs.task import HoldCounter, Task, find_task
 from vlmreward.errors import ConfigError, NonFiniteError, RenderingError
 from vlmreward.registry import suggest
-from vlmreward.types import Frames
+from vlmreward.types import Axis, Frames, Sweep
 
 mujoco = import_mujoco()
 
@@ -227,6 +227,51 @@ class HumanoidEnv(gym.Env):
         start = start_pose()[ROOT:]
         angles = np.array([start[JOINTS.index(name)] for name in MOTORS])
         return np.clip((angles - self._ctrl_middle) / self._ctrl_half, -1.0, 1.0).astype(np.float32)
+
+    def judge(self, task: str) -> tuple[bool, float]:
+        """Return whether a task's predicate is true of the present state, and one minus its pose distance."""
+        return holds(task, self._facts), 1.0 - facts_distance(task, self._facts)
+
+    def sample_states(self, rng: np.random.Generator, count: int, task: str | None) -> np.ndarray:
+        """Draw states: half of them at random, the others on the way to a task's pose or in it.
+
+        Returns:
+            ``qpos``, float64, shape (count, 24), in random order.
+        """
+        near = count // 2 if task is not None else 0
+        states = list(sample_random_states(rng, count - near))
+        for i in range(near):
+            assert task is not None
+            states.append(sample_pose(task, rng) if i % 2 else sample_between(task, rng))
+        return np.stack([states[i] for i in rng.permutation(count)])
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Put the robot into a pose, at rest; what was held before is forgotten.
+
+        Args:
+            state: ``qpos``, shape (24,).
+        """
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:] = state
+        mujoco.mj_forward(self.model, self.data)
+        self._hold.reset()
+        self._observe()
+
+    def sweeps(self, task: str | None) -> tuple[Sweep, ...]:
+        """Return the way from standing to a task's pose, and the same with the robot turned about the vertical."""
+        if task is None:
+            return ()
+        start, goal = start_pose(), sample_pose(task, np.random.default_rng(0))
+        way, turn = Axis("way from standing to the pose", 0.0, 1.0), Axis("turn", -180.0, 180.0, "degrees")
+
+        def turned(share: float, degrees: float) -> np.ndarray:
+            pose = interpolate(start, goal, share)
+            quat, half = np.zeros(4), np.radians(degrees) / 2
+            mujoco.mju_mulQuat(quat, np.array([np.cos(half), 0.0, 0.0, np.sin(half)]), pose[3:7])
+            pose[3:7] = quat
+            return pose
+
+        return Sweep((way,), lambda share: interpolate(start, goal, share)), Sweep((way, turn), turned)
 
     def facts(self) -> dict[str, float]:
         """Return the true facts of the present state; see ``facts.FACTS``."""

@@ -1,0 +1,105 @@
+"""What ``audit`` and the gate of ``train`` share: the frames of an environment, and a reward beside mismatched ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+
+from vlmreward.audit.audit import Variant
+from vlmreward.audit.gallery import check_scores_frames
+from vlmreward.audit.survey import Acts, Block, survey_episodes, survey_states
+from vlmreward.cli.environments import find_tasks
+from vlmreward.cli.settings import EnvSettings
+from vlmreward.rewards import make_reward_from_config
+from vlmreward.types import Encoder, RewardModel, Surveyable
+
+UNRELATED = ("a photo of a cat", "a bowl of fruit on a table", "a busy street at night")
+"""Prompts that no robot's scene shows, where an environment has no other goals to compare with."""
+
+EPISODES = 20
+"""Episodes over which the frames of a policy are spread."""
+
+EPISODE_SEED = 40_000
+"""Above the seeds of training, selection and evaluation."""
+
+
+def other_goals(env: EnvSettings | None, goal: Sequence[str]) -> tuple[str, ...]:
+    """Return prompts of goals that are not this one: the environment's other tasks, or unrelated ones."""
+    tasks = find_tasks(env.id) if env is not None else {}
+    named = env.task if env is not None else None
+    return tuple(t.goal for name, t in tasks.items() if name != named and t.goal not in goal) or UNRELATED
+
+
+def build_variant(
+    name: str,
+    chosen: Mapping[str, Any],
+    encoder: Encoder,
+    reward: Mapping[str, Any],
+    goal: Sequence[str],
+    baseline: Sequence[str],
+    mismatched: Sequence[str],
+    known: dict[str, RewardModel] | None = None,
+) -> Variant:
+    """Build a reward model, and beside it the same with the prompts of other goals.
+
+    Args:
+        name: Of the variant.
+        chosen: Its varied settings.
+        encoder: Its encoder.
+        reward: Config of the reward.
+        goal: Prompts.
+        baseline: Prompts, may be none.
+        mismatched: Prompts of other goals.
+        known: Models with mismatched prompts that were built before; new ones are added.
+
+    Raises:
+        ConfigError: A setting is wrong, or the reward looks at more than single frames.
+        PromptError: A prompt is empty or too long.
+    """
+
+    def build(prompts: Sequence[str]) -> RewardModel:
+        given: dict[str, Any] = {"goal": list(prompts)}
+        if baseline:
+            given["baseline"] = list(baseline)
+        return make_reward_from_config(reward, encoder, **given)[0]
+
+    model = build(goal)
+    check_scores_frames(model, str(reward["name"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other goals may well be outside of the encoder's domain
+        shared = {} if known is None else known
+        others = {}
+        for prompt in mismatched:
+            key = json.dumps([encoder.id, dict(reward), list(baseline), prompt], sort_keys=True)
+            others[prompt] = shared[key] if key in shared else build([prompt])
+            shared[key] = others[prompt]
+    return Variant(name, dict(chosen), encoder.id, model, others)
+
+
+def survey_env(
+    env: gym.Env, settings: EnvSettings, policies: Mapping[str, Acts], count: int, seed: int
+) -> Iterator[Block]:
+    """Yield frames of an environment: states all over, if it can be put into them, and episodes of policies.
+
+    Args:
+        env: Built from the settings.
+        settings: Say the task, and after how many actions an episode ends.
+        policies: By name, built for one environment each.
+        count: Frames, in equal shares.
+        seed: Of states and episodes.
+    """
+    settable = isinstance(env.unwrapped, Surveyable)
+    first = count // (1 + len(policies)) if settable else 0
+    if first:
+        yield from survey_states(env, settings.task, first, seed)
+    rest = count - first
+    for number, (name, policy) in enumerate(policies.items()):
+        share = rest // len(policies) + (number < rest % len(policies))
+        stride = max(1, math.ceil((settings.time_limit or 1000) / math.ceil(share / EPISODES)))
+        yield from survey_episodes(env, settings.task, policy, name, share, EPISODE_SEED + seed, stride, first)
+        first += share
