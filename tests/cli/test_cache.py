@@ -24,6 +24,7 @@ DQN = ("env=cartpole", "encoder=fake", "agent=dqn", "n_envs=2", "agent.learning_
 STEP_BY_STEP = ("env=cartpole", "encoder=fake", "agent=recurrent_ppo", "n_envs=2", "agent.n_steps=25")
 SHORT = ("total_timesteps=100", "eval.episodes=1", "eval.every=50")
 RANDOM = ("env=cartpole", "encoder=fake", "policy=random", "episodes=2", "seed=5")
+AUDIT = ("audit", "env=cartpole", "encoder=fake", "count=120", "replicates=20", "landscapes=false", "out=audit")
 STORE = "fake__float16"
 
 
@@ -123,6 +124,32 @@ def test_all_commands_share_it(cli: Any, tmp_path: Path, encoded: list[int]) -> 
     assert max(encoded) > 1
 
 
+def test_second_audit_encodes_nothing_and_says_the_same(cli: Any, tmp_path: Path, encoded: list[int]) -> None:
+    results = []
+    for landscapes in ("true", "true", "false"):
+        del encoded[:]
+        outcome = cli(*AUDIT, "cache=embeddings", f"landscapes={landscapes}")
+        assert outcome.code == 0, outcome.err
+        results.append(result(tmp_path / "audit" / "audit.json"))
+        counts = results[-1]["cache"]
+        assert counts["frames"] == counts["hits"] + counts["encoded"]
+        if len(results) > 1:
+            assert counts["encoded"] == 0
+            assert set(encoded) <= {1}  # the goal's vector, that of a picture
+    first, second, bare = results
+    assert first["cache"]["encoded"] > 200  # the landscapes' states are among them
+    assert second["cache"]["frames"] == first["cache"]["frames"] > bare["cache"]["frames"] >= 118
+    assert first["views"] == second["views"] == bare["views"]
+
+
+def test_run_and_its_own_audit_share_it(cli: Any, encoded: list[int]) -> None:
+    asked = ("train", *PPO, *SHORT, "cache=embeddings", "audit=require", "goal=nonsense", "env.task=left")
+    for frames in (300, 0):  # of FRAMES in vlmreward.cli.gate; this reward is refused, so that nothing else is encoded
+        del encoded[:]
+        assert "does not beat chance" in cli(*asked).err
+        assert frames // 2 < sum(encoded) - encoded.count(1) <= frames if frames else set(encoded) <= {1}
+
+
 def test_resumed_run_keeps_its_cache_and_its_counts(cli: Any, tmp_path: Path, encoded: list[int], refused: Any) -> None:
     assert cli("train", *PPO, *SHORT, "run_dir=run", "cache=embeddings", "cache_dtype=float32").code == 0
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
@@ -162,7 +189,7 @@ def test_folder_is_taken_literally(cli: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "null").exists()
 
 
-@pytest.mark.parametrize("command", [("train", *PPO, "run_dir=run"), ("evaluate", *RANDOM), ("record", *RANDOM)])
+@pytest.mark.parametrize("command", [("train", *PPO, "run_dir=run"), AUDIT, ("evaluate", *RANDOM), ("record", *RANDOM)])
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

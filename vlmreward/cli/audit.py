@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     from vlmreward.audit.report import write_report
     from vlmreward.audit.verdict import judge
     from vlmreward.cli.build import set_threads
+    from vlmreward.cli.results import describe_cache
     from vlmreward.cli.run_folder import describe_machine
 
     set_threads(settings.options["threads"])
@@ -62,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
         "baseline": list(first.baseline),
         "mismatched": list(settings.mismatched),
         "encoders": [{"id": e.id, "licence": e.licence, "precision": getattr(e, "precision", None)} for e in encoders],
+        "cache": describe_cache(settings.options, encoders),
         "seed": settings.options["seed"],
         **describe_machine(),
     }
@@ -89,12 +91,15 @@ def run_audit(settings: AuditSettings) -> tuple[list[View], list[Figure], list[E
     from vlmreward.audit.audit import audit_view
     from vlmreward.audit.gallery import build_gallery
     from vlmreward.encoders import make_encoder_from_config
+    from vlmreward.encoders.cached import open_cached
 
     encoders: dict[str, Encoder] = {}
     for scorer in settings.scorers:
         key = _key(scorer.encoder)
         if key not in encoders:
             encoders[key] = make_encoder_from_config(scorer.encoder, device=settings.options["device"])
+            if settings.options["cache"] is not None:
+                encoders[key] = open_cached(encoders[key], settings.options["cache"], settings.options["cache_dtype"])
     variants = make_variants(settings, encoders)  # before the frames: a bad prompt is told in a second
     looks = list(dict.fromkeys(s.look for s in settings.scorers))
     views, figures = [], []

@@ -78,7 +78,7 @@ examples:
   vlmreward record run=runs/<name> episodes=4 size=640 out=clips formats=[mp4]
 """,
     "cache": """\
-Show what the embeddings take up that train, evaluate and record have stored with cache=<folder>, and prune them.
+Show what the embeddings take up that train, audit, evaluate and record have stored with cache=<folder>, and prune them.
 
 usage: vlmreward cache path=<folder> [key=value ...]
 

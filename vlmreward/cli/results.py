@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vlmreward.cli.build import Scoring
 from vlmreward.cli.run_folder import describe_machine
 from vlmreward.cli.settings import TrainSettings
+from vlmreward.encoders.cached import CachedEncoder
+from vlmreward.types import Encoder
 
 
 def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "") -> dict[str, Any]:
     """Return the head of a result: what was asked, with which parts, on which machine."""
     config = settings.to_config()
     encoder = scoring.encoder if scoring else None
-    cache = scoring.cache if scoring else None
     return {
         "env": config["env"],
         "goal": config["goal"],
@@ -26,8 +28,7 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
             "id": encoder.id if encoder else None,
             "licence": encoder.licence if encoder else None,
         },
-        # frames that were asked for, and how many of them had to be encoded
-        "cache": {"folder": config["cache"], "dtype": config["cache_dtype"], **cache.stats()} if cache else None,
+        "cache": describe_cache(config, [encoder] if encoder else []),
         "reward": config["reward"],
         "uses_env_reward": config["reward"].get("combine") in ("add", "env"),
         "agent": config["agent"],
@@ -35,6 +36,23 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
         "notes": [note] if note else [],
         **describe_machine(),
     }
+
+
+def describe_cache(config: Mapping[str, Any], encoders: Iterable[Encoder]) -> dict[str, Any] | None:
+    """Return where embeddings were kept, how many frames were asked for, and how many of them had to be encoded.
+
+    Args:
+        config: With ``cache`` and ``cache_dtype``.
+        encoders: All that scored.
+
+    Returns:
+        As JSON; None where embeddings were not kept.
+    """
+    cached = [encoder.stats() for encoder in encoders if isinstance(encoder, CachedEncoder)]
+    if not cached:
+        return None
+    counts = {name: sum(stats[name] for stats in cached) for name in cached[0]}
+    return {"folder": config["cache"], "dtype": config["cache_dtype"], **counts}
 
 
 def format_summary(summary: dict[str, Any]) -> str:

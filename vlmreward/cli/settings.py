@@ -115,8 +115,7 @@ class TrainSettings:
             _settle(self, threads=whole("threads", self.threads, 1))
         for name in ("subprocess", "normalise_obs"):
             flag(name, getattr(self, name))
-        if self.cache_dtype not in get_args(Dtype):
-            raise ConfigError(f"cache_dtype must be {' or '.join(get_args(Dtype))}, got {self.cache_dtype!r}")
+        check_cache_dtype(self.cache_dtype)
 
     def to_config(self) -> dict[str, Any]:
         """Return nested plain values, as they are written to ``config.yaml``."""
@@ -195,6 +194,16 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     unused = composed["baseline"] is not None and (key := _unused_baseline(reward))
     notes = [goal.note, f"the baseline is not used: {key} is 0" if unused else "", discount_note]
     return settings, "; ".join(note for note in notes if note)
+
+
+def check_cache_dtype(dtype: Any) -> None:
+    """Check in which form embeddings are to be stored.
+
+    Raises:
+        ConfigError: There is no such form.
+    """
+    if dtype not in get_args(Dtype):
+        raise ConfigError(f"cache_dtype must be {' or '.join(get_args(Dtype))}, got {dtype!r}")
 
 
 def settle_env(page: Mapping[str, Any], task: str | None, has_tasks: bool) -> EnvSettings:
