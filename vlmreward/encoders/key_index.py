@@ -33,18 +33,17 @@ class KeyIndex:
         Args:
             keys: uint64, shape (N, 2).
         """
-        mask = np.uint64(len(self._table) - 1)
+        mask = len(self._table) - 1
         found = np.full(len(keys), -1, np.int64)
-        left = np.arange(len(keys))
-        slot = keys[:, 0] & mask
+        left, wanted, slot = np.arange(len(keys)), keys, (keys[:, 0] & np.uint64(mask)).view(np.int64)
         while len(left):
-            entry = self._table[slot]
+            entry = self._table.take(slot)  # take, and no all(axis=1): together four times as fast
             taken = entry >= 0
-            left, slot, entry = left[taken], slot[taken], entry[taken]
-            mine, wanted = self._keys[entry], keys[left]
-            equal = (mine[:, 0] == wanted[:, 0]) & (mine[:, 1] == wanted[:, 1])  # all(axis=1) takes longer
-            found[left[equal]] = self._values[entry[equal]]
-            left, slot = left[~equal], (slot[~equal] + np.uint64(1)) & mask
+            mine = self._keys.take(entry, axis=0, mode="clip")  # of a free slot, any key
+            equal = taken & (mine[:, 0] == wanted[:, 0]) & (mine[:, 1] == wanted[:, 1])
+            found[left[equal]] = self._values.take(entry[equal])
+            rest = np.flatnonzero(taken & ~equal)
+            left, wanted, slot = left.take(rest), wanted.take(rest, axis=0), (slot.take(rest) + 1) & mask
         return found
 
     def insert(self, keys: Keys, values: npt.NDArray[np.int64]) -> None:
