@@ -19,6 +19,9 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Context = Literal["frame", "pair", "prefix", "episode"]
 
+NORM_TOLERANCE = 1e-2
+"""How far from 1 the norm of an image embedding may be: float16 and bfloat16 storage move it by less."""
+
 
 def check_frames(frames: np.ndarray) -> None:
     """Check that frames obey the contract.

@@ -33,6 +33,8 @@ from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups, match_option
 from vlmreward.cli.help import command_page, overview
 from vlmreward.encoders import mini
+from vlmreward.encoders.embedding_store import EmbeddingStore
+from vlmreward.encoders.store_folder import StoreMeta
 from vlmreward.errors import VlmRewardError
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +218,9 @@ def attempt(request, tmp_path, monkeypatch, capsys):
     def provide(literals):
         for key in {"run", "resume"} & set(literals):
             shutil.copytree(request.getfixturevalue("tiny_run"), literals[key][-1])
+        for path in literals.get("path", ()):
+            store = EmbeddingStore(Path(path), StoreMeta(f"{mini.VERSION}-0123456789abcdef", "fp32", 2, "float16"))
+            store.add(np.zeros((1, 2), np.uint64), np.eye(2, dtype=np.float32)[:1])
         for path in literals.get("frames", ()):
             Path(path).parent.mkdir(parents=True)
             for i in range(4):
@@ -291,6 +296,7 @@ def test_readme_shows_the_two_commands():
         ("| job | `vlmreward lable dataset=x` |", "unknown command 'lable'"),
         ("run `make tset` now", "tset"),
         ("```bash\nvlmreward list envz\n```", "envz"),
+        ("```bash\nvlmreward cache path=embeddings id=mini-1\n```", "no embeddings of encoder 'mini-1'"),
     ],
 )
 def test_planted_mistake_is_found(document, words, attempt):

@@ -1,8 +1,10 @@
-"""Tiny architectures for open_clip, so that a test builds a model in milliseconds."""
+"""Tiny architectures for open_clip, so that a test builds a model in milliseconds; frames for stores."""
 
 import functools
+import importlib.util
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -106,3 +108,15 @@ def frames():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def numbered():
+    """The module of numbered frames, for embedding stores."""
+    path = Path(__file__).parent / "fakes" / "numbered_frames.py"
+    spec = importlib.util.spec_from_file_location("numbered_frames", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

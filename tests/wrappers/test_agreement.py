@@ -10,6 +10,7 @@ import torch as th
 import yaml
 
 from vlmreward.agents.evaluation import run_episodes
+from vlmreward.encoders.cached import open_cached
 from vlmreward.encoders.mini import MiniEncoder
 from vlmreward.envs.classic.cartpole import CartPoleEnv
 from vlmreward.errors import RenderingError
@@ -209,6 +210,35 @@ def test_evaluation_scores_the_first_episodes_alike(name, encode_batch):
         scorer = FrameScorer(ProjectionEncoder(), MODELS[name](), 1)
         (episode,) = run_episodes([make()], Replay(index), 1, 11 + index, scorer, encode_batch)
         np.testing.assert_allclose(episode.vlm_rewards, want[: episode.length, index], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["frame", "pair"])
+def test_no_way_encodes_a_frame_that_any_way_has_encoded_before(tmp_path, monkeypatch, name):
+    """And all rewards are the very same, those of the ways that have encoded none of the frames included."""
+    ways = {**WAYS, "one by one": one_by_one, "VecReplaceReward": through_vec_replace}
+    plain = one_by_one(MODELS[name])[0]
+    inner, refusing = ProjectionEncoder(), ProjectionEncoder(fail_at=0)
+
+    def score(way, encoder):
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), "ProjectionEncoder", lambda: encoder)
+            return ways[way](MODELS[name])[0]
+
+    for first in ("one by one", "rollout buffer"):
+        del inner.batches[:]
+        cached = open_cached(inner, tmp_path / first)
+        found = {"at first": score(first, cached)}
+        encoded = sum(inner.batches)
+        assert 60 < encoded == len(cached.store)
+        for way in ways:
+            found[way] = score(way, cached)
+            again = open_cached(refusing, tmp_path / first)  # as in another run
+            np.testing.assert_array_equal(score(way, again), found[way], err_msg=way)
+        assert sum(inner.batches) == encoded
+        for way, rewards in found.items():
+            np.testing.assert_allclose(rewards, found["at first"], atol=1e-6, err_msg=way)
+            # the scale is 2, and a "pair" has two embeddings
+            np.testing.assert_allclose(rewards, plain, atol=2 * 2 * 2**-11 + 1e-5, err_msg=way)
 
 
 def test_the_embedded_encoder_scores_a_frame_alike_in_any_batch():

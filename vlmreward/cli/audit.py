@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vlmreward.cli.arguments import parse_arguments
-from vlmreward.cli.train import refuse_words
+from vlmreward.cli.compose import refuse_words
 from vlmreward.video.atomic import check_writable
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
     from vlmreward.audit.report import write_report
     from vlmreward.audit.verdict import judge
     from vlmreward.cli.build import set_threads
+    from vlmreward.cli.results import describe_cache
     from vlmreward.cli.run_folder import describe_machine
 
     set_threads(settings.options["threads"])
@@ -87,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
             {"id": e.id, "licence": e.licence, **{key: getattr(e, key, None) for key in ("precision", "runtime")}}
             for e in found.encoders
         ],
+        "cache": describe_cache(settings.options, found.encoders),
         "seed": settings.options["seed"],
         "seconds": {name: round(seconds, 2) for name, seconds in found.seconds.items()},
         **describe_machine(),
@@ -111,12 +113,15 @@ def run_audit(settings: AuditSettings) -> Audited:
     from vlmreward.audit.audit import audit_view
     from vlmreward.audit.gallery import build_gallery
     from vlmreward.encoders import make_encoder_from_config
+    from vlmreward.encoders.cached import open_cached
 
     encoders: dict[str, Encoder] = {}
     for scorer in settings.scorers:
         key = _key(scorer.encoder)
         if key not in encoders:
             encoders[key] = make_encoder_from_config(scorer.encoder, device=settings.options["device"])
+            if settings.options["cache"] is not None:
+                encoders[key] = open_cached(encoders[key], settings.options["cache"], settings.options["cache_dtype"])
     variants = make_variants(settings, encoders)  # before the frames: a bad prompt is told in a second
     looks = list(dict.fromkeys(s.look for s in settings.scorers))
     found = Audited(list(encoders.values()))

@@ -13,7 +13,7 @@ from vlmreward.cli.audit_parts import other_goals
 from vlmreward.cli.compose import compose
 from vlmreward.cli.environments import find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
-from vlmreward.cli.settings import EnvSettings, settle_env
+from vlmreward.cli.settings import EnvSettings, check_cache_dtype, settle_env
 from vlmreward.cli.values import flag, whole
 from vlmreward.cli.variants import spread
 from vlmreward.errors import ConfigError
@@ -136,6 +136,7 @@ def _check(options: Mapping[str, Any]) -> dict[str, Any]:
     checked = dict(options)
     for name, low in (("count", 2), ("seed", 0), ("replicates", 0)):
         checked[name] = whole(name, options[name], low)
+    check_cache_dtype(options["cache_dtype"])
     checked["landscapes"] = flag("landscapes", options["landscapes"])
     return checked
 

@@ -22,6 +22,7 @@ from vlmreward.cli.calibration import Quantised, is_int8, quantise_encoder
 from vlmreward.cli.environments import explain_render_error, settle_rendering
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.encoders import make_encoder_from_config
+from vlmreward.encoders.cached import CachedEncoder, open_cached
 from vlmreward.encoders.device import resolve_devices
 from vlmreward.rewards import make_reward_from_config
 from vlmreward.rewards.transform import RewardTransform
@@ -49,6 +50,11 @@ class Scoring:
     transform: RewardTransform
     quantised: Quantised | None = None
 
+    @property
+    def cache(self) -> CachedEncoder | None:
+        """The encoder, if it keeps embeddings on disk."""
+        return self.encoder if isinstance(self.encoder, CachedEncoder) else None
+
 
 @dataclass
 class Training:
@@ -73,14 +79,14 @@ class Training:
 
 
 def build_scoring(settings: TrainSettings, folder: Path | None = None) -> Scoring:
-    """Load the encoder and encode the prompts.
+    """Load the encoder, open its store of embeddings if there is to be one, and encode the prompts.
 
     Args:
         settings: The run's.
         folder: Of a run that has learned; where its encoder is quantised, the tower is taken from there.
 
     Raises:
-        VlmRewardError: Weights are missing, a prompt is bad, a setting is unknown, ...
+        VlmRewardError: Weights are missing, a prompt is bad, a setting is unknown, the store can't be written, ...
     """
     prompts: dict[str, Any] = {"goal": list(settings.goal)}
     if settings.baseline:
@@ -99,6 +105,8 @@ def build_scoring(settings: TrainSettings, folder: Path | None = None) -> Scorin
             "encoder=siglip2 or another open_clip model",
             stacklevel=2,
         )
+    if settings.cache is not None:
+        encoder = open_cached(encoder, settings.cache, settings.cache_dtype)
     model, transform = make_reward(encoder)
     return Scoring(encoder, model, transform, quantised)
 

@@ -59,6 +59,26 @@ def compose(command: str, arguments: Arguments) -> dict[str, Any]:
     return config
 
 
+def refuse_words(command: str, arguments: Arguments) -> None:
+    """Refuse arguments that are no settings, with a guess at what was meant; and settings of a command without any.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if command.replace("-", "_") not in PRIMARY and arguments.keys():
+        raise ConfigError(f"{command} has no settings, got {arguments.keys()[0]!r}: leave it out")
+    if not arguments.words:
+        return
+    word = arguments.words[0]
+    for group, options in list_groups(arguments.config_dir).items():
+        if word in options:
+            raise ConfigError(f"{word!r} is not of the form key=value: write {group}={word}")
+    if Path(word).is_dir():
+        key = {"train": "resume", "cache": "path"}.get(command, "run")
+        raise ConfigError(f"{word!r} is not of the form key=value: write {key}={word}")
+    raise ConfigError(f"{word!r} is not of the form key=value (see vlmreward {command} --help)")
+
+
 def known_keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of a nested dict, inner nodes included."""
     for key, value in config.items():
@@ -160,6 +180,8 @@ def _explain(
         missing = next((g for g in groups if f"'{g}'" in text), "env")
         return f"{missing} is not given: write {missing}=<name>, known: {', '.join(groups[missing])}"
     chosen = [o for o in overrides if o.split("=", 1)[0] in groups]
+    if "No match in the defaults list" in text:  # a group that the command has not
+        chosen = [o for o in chosen if f"'{o.split('=', 1)[0]}'" not in text]
     try:
         composed = OmegaConf.to_container(hydra_compose(command, overrides=[*search, *chosen]))
     except HydraException:

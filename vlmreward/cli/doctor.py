@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlmreward.cli.arguments import parse_arguments
-from vlmreward.cli.train import refuse_words
+from vlmreward.cli.compose import refuse_words
 from vlmreward.errors import VlmRewardError
 
 State = Literal["ok", "note", "fail"]

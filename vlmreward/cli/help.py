@@ -79,6 +79,21 @@ examples:
   vlmreward record run=runs/<name>
   vlmreward record run=runs/<name> episodes=4 size=640 out=clips formats=[mp4]
 """,
+    "cache": """\
+Show what the embeddings take up that train, audit, evaluate and record have stored with cache=<folder>, and prune them.
+
+usage: vlmreward cache path=<folder> [key=value ...]
+
+examples:
+  vlmreward train env=cartpole cache=embeddings             encode each frame once, in this run and all later ones
+  vlmreward cache path=embeddings                           a table: one row for each encoder, precision and dtype
+  vlmreward cache path=embeddings older_than=30             remove what was stored more than 30 days ago
+  vlmreward cache path=embeddings max_size=5                remove the oldest until 5 GB are left
+  vlmreward cache path=embeddings id=mini-2 all=true        remove all of an encoder
+
+What is removed is only encoded again when it is needed. Runs that have a store open go on with what they know, and the
+part they write to stays. A store is made of segments of 64 MB, which are removed whole; docs/cache.md says more.
+""",
     "list": """\
 List what can be chosen.
 

@@ -41,7 +41,7 @@ def list_encoders() -> Iterator[str]:
     for option in list_groups()["encoder"]:
         config = _load("encoder", option)
         rows.append((option, _licence(config), first_comment("encoder", option)))
-    yield from _table(("encoder=", "licence", ""), rows)
+    yield from format_table(("encoder=", "licence", ""), rows)
 
 
 def list_rewards() -> Iterator[str]:
@@ -60,7 +60,7 @@ def list_agents() -> Iterator[str]:
         package = spec.target.partition(":")[0]
         missing = "" if importlib.util.find_spec(package) else f" (pip install 'vlmreward[{spec.extra}]')"
         rows.append((name, ", ".join(spec.actions), spec.scored, package + missing))
-    yield from _table(("agent=", "actions", "scored", "package"), rows)
+    yield from format_table(("agent=", "actions", "scored", "package"), rows)
 
 
 def list_tasks() -> Iterator[str]:
@@ -75,7 +75,7 @@ def list_tasks() -> Iterator[str]:
         for task in find_tasks(str(env_id)).values():
             held = f"{task.success}, for {task.hold_seconds:g} s"
             rows.append((option, task.name, f'"{task.goal}"', held))
-    yield from _table(("env=", "env.task=", "goal", "true success"), rows)
+    yield from format_table(("env=", "env.task=", "goal", "true success"), rows)
 
 
 KINDS: dict[str, Callable[[], Iterator[str]]] = {
@@ -95,7 +95,7 @@ def _licence(config: dict[str, Any]) -> str:
 
 def _described(group: str) -> Iterator[str]:
     rows = [(option, first_comment(group, option)) for option in list_groups()[group]]
-    yield from _table((f"{group}=", ""), rows)
+    yield from format_table((f"{group}=", ""), rows)
 
 
 def _load(group: str, option: str) -> dict[str, Any]:
@@ -105,7 +105,8 @@ def _load(group: str, option: str) -> dict[str, Any]:
     return yaml.safe_load(text) or {}
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table, its columns as wide as they have to be."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     for row in (head, *rows):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

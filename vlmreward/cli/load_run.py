@@ -102,8 +102,8 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
     if options["policy"] not in POLICIES:
         raise ConfigError(f"unknown policy {options['policy']!r}: {suggest(str(options['policy']), POLICIES)}")
     options = _check(options)
-    changed = {**vars(settings), "device": str(options["device"]), "threads": options["threads"]}
-    settings = TrainSettings(**{**changed, "encode_batch": options["encode_batch"]})
+    changed = {key: options[key] for key in ("threads", "encode_batch", "cache", "cache_dtype")}
+    settings = TrainSettings(**{**vars(settings), **changed, "device": str(options["device"])})
     return Subject(settings, options, run, note, trained, default_task, compose(command, Arguments()), asked)
 
 

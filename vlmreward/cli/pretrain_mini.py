@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmreward.cli.arguments import parse_arguments
-from vlmreward.cli.compose import compose
-from vlmreward.cli.train import refuse_words
+from vlmreward.cli.compose import compose, refuse_words
 from vlmreward.cli.values import flag, whole
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from vlmreward.cli.build import Scoring
 from vlmreward.cli.run_folder import describe_machine
 from vlmreward.cli.settings import TrainSettings
+from vlmreward.encoders.cached import CachedEncoder
+from vlmreward.types import Encoder
 
 
 def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "") -> dict[str, Any]:
@@ -28,6 +31,7 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
             "licence": encoder.licence if encoder else None,
             **_agreement(scoring),
         },
+        "cache": describe_cache(config, [encoder] if encoder else []),
         "reward": config["reward"],
         "uses_env_reward": config["reward"].get("combine") in ("add", "env"),
         "agent": config["agent"],
@@ -42,6 +46,23 @@ def _agreement(scoring: Scoring | None) -> dict[str, Any]:
     if scoring is None or scoring.quantised is None:
         return {}
     return {"int8_agreement": asdict(scoring.quantised.agreement)}
+
+
+def describe_cache(config: Mapping[str, Any], encoders: Iterable[Encoder]) -> dict[str, Any] | None:
+    """Return where embeddings were kept, how many frames were asked for, and how many of them had to be encoded.
+
+    Args:
+        config: With ``cache`` and ``cache_dtype``.
+        encoders: All that scored.
+
+    Returns:
+        As JSON; None where embeddings were not kept.
+    """
+    cached = [encoder.stats() for encoder in encoders if isinstance(encoder, CachedEncoder)]
+    if not cached:
+        return None
+    counts = {name: sum(stats[name] for stats in cached) for name in cached[0]}
+    return {"folder": config["cache"], "dtype": config["cache_dtype"], **counts}
 
 
 def format_summary(summary: dict[str, Any]) -> str:

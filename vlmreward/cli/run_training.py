@@ -93,6 +93,8 @@ class Session:
         meta: dict[str, Any] = run.checkpoints.load(resumable)[1] if resumable else {}
         logger, metrics = make_logger(run.path, meta.get("metrics_lines", 0), meta.get("num_timesteps", 0))
         parts: dict[str, Stateful] = {"clock": self.clock, "episodes": self.episodes, "frames": self.frames}
+        if self.scoring.cache is not None:
+            parts["cache"] = self.scoring.cache
         checkpointer = Checkpointer(run.checkpoints, model, self.training.scorer, parts, metrics)
         if resumable:
             checkpointer.resume(resumable)

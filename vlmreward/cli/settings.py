@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli.discount import settle_discount
 from vlmreward.cli.environments import EnvFactory, find_spec, find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
 from vlmreward.cli.values import flag, whole
+from vlmreward.encoders.store_folder import Dtype
 from vlmreward.errors import CheckpointError, ConfigError
 from vlmreward.registry import suggest
 from vlmreward.wrappers.action_repeat import check_repeat
@@ -102,9 +103,11 @@ class TrainSettings:
     normalise_obs: bool
     checkpoint_every: int
     eval: EvalSettings
+    cache: str | None = None  # with their usual values for runs from before there was a cache
+    cache_dtype: Dtype = "float16"
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers and words."""
         for name in ("total_timesteps", "n_envs", "encode_batch", "checkpoint_every"):
             _settle(self, **{name: whole(name, getattr(self, name), 1)})
         _settle(self, seed=whole("seed", self.seed, 0))
@@ -112,6 +115,7 @@ class TrainSettings:
             _settle(self, threads=whole("threads", self.threads, 1))
         for name in ("subprocess", "normalise_obs"):
             flag(name, getattr(self, name))
+        check_cache_dtype(self.cache_dtype)
 
     def to_config(self) -> dict[str, Any]:
         """Return nested plain values, as they are written to ``config.yaml``."""
@@ -184,10 +188,22 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         normalise_obs=normalise_obs,
         checkpoint_every=_given(composed["checkpoint_every"], max(1, timesteps // 10)),
         eval=EvalSettings(**composed["eval"]),
+        cache=composed["cache"],
+        cache_dtype=composed["cache_dtype"],
     )
     unused = composed["baseline"] is not None and (key := _unused_baseline(reward))
     notes = [goal.note, f"the baseline is not used: {key} is 0" if unused else "", discount_note]
     return settings, "; ".join(note for note in notes if note)
+
+
+def check_cache_dtype(dtype: Any) -> None:
+    """Check in which form embeddings are to be stored.
+
+    Raises:
+        ConfigError: There is no such form.
+    """
+    if dtype not in get_args(Dtype):
+        raise ConfigError(f"cache_dtype must be {' or '.join(get_args(Dtype))}, got {dtype!r}")
 
 
 def settle_env(page: Mapping[str, Any], task: str | None, has_tasks: bool) -> EnvSettings:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vlmreward.cli.arguments import parse_arguments
-from vlmreward.cli.compose import compose
-from vlmreward.cli.train import refuse_words
+from vlmreward.cli.compose import compose, refuse_words
 
 if TYPE_CHECKING:
     from vlmreward.cli.load_run import Subject

@@ -7,14 +7,13 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import yaml
 
 from vlmreward.cli.arguments import Arguments, parse_arguments
-from vlmreward.cli.compose import compose
+from vlmreward.cli.compose import compose, refuse_words
 from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import change_for_resume, resolve
 from vlmreward.errors import ConfigError
@@ -60,28 +59,6 @@ def main(argv: list[str]) -> int:
         session.close()
         if run is not None:
             run.unlock()
-
-
-def refuse_words(command: str, arguments: Arguments) -> None:
-    """Refuse arguments that are no settings, with a guess at what was meant; and settings of a command without any.
-
-    Raises:
-        ConfigError: There is one.
-    """
-    from vlmreward.cli.groups import PRIMARY, list_groups
-
-    if command.replace("-", "_") not in PRIMARY and arguments.keys():
-        raise ConfigError(f"{command} has no settings, got {arguments.keys()[0]!r}: leave it out")
-    if not arguments.words:
-        return
-    word = arguments.words[0]
-    for group, options in list_groups(arguments.config_dir).items():
-        if word in options:
-            raise ConfigError(f"{word!r} is not of the form key=value: write {group}={word}")
-    if Path(word).is_dir():
-        key = "resume" if command == "train" else "run"
-        raise ConfigError(f"{word!r} is not of the form key=value: write {key}={word}")
-    raise ConfigError(f"{word!r} is not of the form key=value (see vlmreward {command} --help)")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.errors import FramesError, PromptError
-from vlmreward.types import Context, Encoder, FloatArray, FrameBatch, RewardBatch
+from vlmreward.types import NORM_TOLERANCE, Context, Encoder, FloatArray, FrameBatch, RewardBatch
 
 Prompts = str | Sequence[str]
 
@@ -19,9 +19,6 @@ MIN_DIRECTION = 1e-4
 Two wordings of one meaning are 1e-2 apart and more; float32 encoders repeat themselves to about 1e-6,
 so anything shorter than this would reward rounding noise.
 """
-
-NORM_TOLERANCE = 1e-2
-"""How far from 1 the norm of an image embedding may be: float16 and bfloat16 storage move it by less."""
 
 
 def check_prompts(prompts: Prompts, name: str) -> tuple[str, ...]:

@@ -6,8 +6,6 @@ does not depend on where one job ends and the next begins.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vlmreward.encoders.frame_hash import distinct, hash_frames
 from vlmreward.errors import ConfigError
 from vlmreward.types import BoolArray, Encoder, FloatArray, FrameBatch, Frames, RewardBatch, RewardModel
 from vlmreward.wrappers.capture_frames import REASONS
@@ -131,24 +130,12 @@ def gather(rows: np.ndarray, store: Frames) -> Gathered:
         rows: ``ROW_DTYPE``, shape (M,).
         store: uint8, shape (slots, H, W, 3), contiguous.
     """
+    good = np.flatnonzero(rows["reason"] == 0)
+    slots = rows["slot"][good]
+    first, index_of_good = distinct(hash_frames(store[slot] for slot in slots))
     index = np.full(len(rows), -1, dtype=np.int64)
-    slots: list[int] = []
-    alike: dict[bytes, list[int]] = {}  # numbers of unique pictures, by a sixteenth of their pixels
-
-    @functools.cache
-    def digest(slot: int) -> bytes:
-        return hashlib.blake2b(store[slot].reshape(-1).data, digest_size=16).digest()
-
-    for row in np.flatnonzero(rows["reason"] == 0):
-        slot = int(rows["slot"][row])
-        candidates = alike.setdefault(store[slot, ::4, ::4].tobytes(), [])
-        # Most pictures differ from all others in the few pixels already: then nothing is hashed.
-        number = next((k for k in candidates if digest(slots[k]) == digest(slot)), len(slots))
-        if number == len(slots):
-            slots.append(slot)
-            candidates.append(number)
-        index[row] = number
-    return Gathered(store[slots], index)
+    index[good] = index_of_good
+    return Gathered(store[slots[first]], index)
 
 
 class FrameScorer:

@@ -1,0 +1,294 @@
+"""The folder of an embedding store: what it holds, its segments, and the lock by which its writers take turns.
+
+``store.json`` says whose embeddings these are. A segment is a pair of files that only grow: ``<number>-<random>.rows``
+holds embeddings, ``.keys`` the hashes of the frames they are of. A row is written before its key, so what a killed
+writer leaves half written has no key, is seen by nobody, and is written over by the next one. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import numpy as np
+
+from vlmreward.encoders.frame_hash import KEY_BYTES, Keys
+from vlmreward.errors import ConfigError, StorageError
+
+Dtype = Literal["float16", "float32"]
+
+VERSION = 1
+META, LOCK = "store.json", ".lock"
+_SEGMENT_FILE = re.compile(r"(\d{8}-[0-9a-f]{8})\.(rows|keys)")
+
+
+@dataclass(frozen=True)
+class StoreMeta:
+    """Whose embeddings a store holds, and in which form; ``store.json``.
+
+    Attributes:
+        encoder: The encoder's ``id``.
+        precision: Number format of its image tower, which its id does not tell; None if the encoder has none.
+        dim: Length of an embedding.
+        dtype: ``"float16"`` or ``"float32"``.
+        version: Of the files' form.
+
+    Raises:
+        ConfigError: There is no such dtype or length.
+    """
+
+    encoder: str
+    precision: str | None
+    dim: int
+    dtype: Dtype
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        """Check the form of the rows."""
+        if self.dtype not in ("float16", "float32"):
+            raise ConfigError(f"embeddings are stored as float16 or float32, got {self.dtype!r}: choose one of them")
+        if not isinstance(self.dim, int) or self.dim < 1:
+            raise ConfigError(f"dim must be the length of an embedding, got {self.dim!r}")
+
+    @property
+    def name(self) -> str:
+        """Name of the store's folder."""
+        # quoted: an id may have a slash in it
+        return "__".join(quote(part, safe="") for part in (self.encoder, self.precision, self.dtype) if part)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of an embedding on the disk."""
+        return self.dim * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A pair of files, as long as they were when they were looked at.
+
+    Attributes:
+        name: Their name without the suffix; names sort by age.
+        rows_size: Bytes of the file of embeddings.
+        keys_size: Bytes of the file of keys.
+        written: When something was added last, seconds since 1970.
+    """
+
+    name: str
+    rows_size: int
+    keys_size: int
+    written: float
+
+    def frames(self, row_bytes: int) -> int:
+        """Return how many frames have both a key and a row."""
+        return min(self.keys_size // KEY_BYTES, self.rows_size // row_bytes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of both files."""
+        return self.rows_size + self.keys_size
+
+
+class StoreFolder:
+    """A store's folder on disk.
+
+    Args:
+        path: The folder; it need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows_path(self, name: str) -> Path:
+        """Return the file of a segment's embeddings."""
+        return self.path / f"{name}.rows"
+
+    def keys_path(self, name: str) -> Path:
+        """Return the file of a segment's keys."""
+        return self.path / f"{name}.keys"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from adding and removing; makes the folder. The lock ends with the process.
+
+        Raises:
+            StorageError: The folder can't be made, written or locked.
+        """
+        with self._told():
+            descriptor = self._lock()
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read_meta(self) -> StoreMeta | None:
+        """Return what the store holds; None if there is no store.
+
+        Raises:
+            StorageError: ``store.json`` is damaged.
+        """
+        try:
+            return StoreMeta(**json.loads((self.path / META).read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError) as e:
+            raise StorageError(
+                f"{self.path / META} is damaged: remove the folder {self.path}, its embeddings are then made again"
+            ) from e
+
+    def write_meta(self, meta: StoreMeta) -> None:
+        """Write what the store holds, in one step; under the lock."""
+        temporary = self.path / f"{META}.tmp"
+        with self._told():
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(asdict(meta), file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path / META)
+
+    def use(self) -> int:
+        """Mark the store as in use while the process lives or until the returned descriptor is closed."""
+        with self._told():
+            descriptor = os.open(self.path / META, os.O_RDWR)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return descriptor
+
+    def in_use(self) -> bool:
+        """Return whether a process has the store open."""
+        with self._told():
+            try:
+                descriptor = os.open(self.path / META, os.O_RDWR)
+            except FileNotFoundError:
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(descriptor)
+            return False
+
+    def segments(self) -> list[Segment]:
+        """Return the segments, oldest first."""
+        files: dict[str, dict[str, os.stat_result]] = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+            for entry in entries:
+                if match := _SEGMENT_FILE.fullmatch(entry.name):
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        files.setdefault(match[1], {})[match[2]] = entry.stat()
+        return [
+            Segment(name, file["rows"].st_size if "rows" in file else 0, file["keys"].st_size, file["keys"].st_mtime)
+            for name, file in sorted(files.items())
+            if "keys" in file
+        ]
+
+    def read_keys(self, name: str, start: int, frames: int) -> Keys:
+        """Return the keys of a segment's frames from ``start`` on, up to ``frames`` in all, uint64, shape (N, 2).
+
+        Raises:
+            FileNotFoundError: The segment was removed.
+        """
+        with self.keys_path(name).open("rb") as file:
+            file.seek(start * KEY_BYTES)
+            content = file.read((frames - start) * KEY_BYTES)
+        return np.frombuffer(content[: len(content) // KEY_BYTES * KEY_BYTES], np.uint64).reshape(-1, 2)
+
+    def append(self, name: str, start: int, rows: bytes, keys: bytes) -> None:
+        """Write to a segment, which is made if it is not there; under the lock.
+
+        Args:
+            name: The segment.
+            start: Number of frames it holds.
+            rows: Embeddings, in the store's dtype.
+            keys: Their keys.
+
+        Raises:
+            StorageError: The disk is full or can't be written; what was stored before is whole.
+        """
+        n = len(keys) // KEY_BYTES
+        # keys are opened first: a segment without its file of keys would be seen by nobody, and never removed
+        with self._told(), _opened(self.keys_path(name)) as keys_file, _opened(self.rows_path(name)) as rows_file:
+            # keys whose rows are lost must not meet new rows, not even if this process is killed in between
+            os.ftruncate(keys_file, start * KEY_BYTES)
+            _write_at(rows_file, rows, start * (len(rows) // n))
+            _write_at(keys_file, keys, start * KEY_BYTES)
+
+    def seal(self, name: str) -> None:
+        """Wait until a segment's embeddings are on the disk itself: only the newest segment can suffer a power cut."""
+        with self._told(), _opened(self.rows_path(name)) as rows_file:
+            os.fsync(rows_file)
+
+    def new_name(self) -> str:
+        """Return a name for the next segment; never one that was there before."""
+        segments = self.segments()
+        number = int(segments[-1].name.partition("-")[0]) + 1 if segments else 0
+        return f"{number:08d}-{uuid.uuid4().hex[:8]}"
+
+    def remove(self, name: str) -> None:
+        """Remove a segment; under the lock. Processes that have mapped it can read on."""
+        self.rows_path(name).unlink(missing_ok=True)
+        self.keys_path(name).unlink()  # last: without it nobody would know of the rows
+
+    def trim(self, row_bytes: int) -> None:
+        """Cut off rows without a key and keys without a row, which nobody reads; under the lock."""
+        for segment in self.segments():
+            frames = segment.frames(row_bytes)
+            if segment.rows_size > frames * row_bytes:
+                os.truncate(self.rows_path(segment.name), frames * row_bytes)
+            if segment.keys_size > frames * KEY_BYTES:
+                os.truncate(self.keys_path(segment.name), frames * KEY_BYTES)
+
+    def remove_folder(self) -> None:
+        """Remove a store without segments; under the lock."""
+        (self.path / META).unlink(missing_ok=True)
+        (self.path / LOCK).unlink()  # whoever waits for it makes the folder again
+        with contextlib.suppress(OSError):  # a file of somebody else's is in it
+            self.path.rmdir()
+
+    def _lock(self) -> int:
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+            except FileNotFoundError:
+                continue  # removed since the line before
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.path / LOCK)):
+                    return descriptor
+            os.close(descriptor)  # removed while we waited for it
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what the operating system refuses into one line."""
+        try:
+            yield
+        except OSError as e:
+            raise StorageError(
+                f"can't write embeddings to {self.path}: {(e.strerror or str(e)).lower()}; free some room, prune it "
+                "with vlmreward cache, or choose another folder"
+            ) from e
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_at(descriptor: int, content: bytes, offset: int) -> None:
+    left = memoryview(content)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
