@@ -46,7 +46,7 @@ def gallery_of(episode, step, success):
 
 
 def mixture():
-    """Pictures of noise: states, 6 in 10 with success, then rollouts with success in 1 frame of 10, at any time alike."""
+    """Pictures of noise: states, 6 in 10 with success, then rollouts with 1 in 10, at any time alike."""
     rng = np.random.default_rng(1)
     frames = noise(STATES + ROLLOUTS * LENGTH)
     moments = np.tile(np.arange(LENGTH), ROLLOUTS)

@@ -127,8 +127,8 @@ def make_sample(
 
     Raises:
         ConfigError: An array has the wrong shape or type, or a number is out of range.
-        NonFiniteError: A score is infinite, or a score marked valid or a label of a scored frame is not finite (a cue may be
-            NaN, not infinite).
+        NonFiniteError: A score is infinite, or a score marked valid or a label of a scored frame is not finite (a cue
+            may be NaN, not infinite).
     """
     table = _as_table(scores, valid)
     n, sweeps = table.shape
