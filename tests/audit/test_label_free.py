@@ -64,3 +64,22 @@ def test_cue_is_correlated_by_rank_without_any_label():
     low, high = got.interval()
     assert low[0] == pytest.approx(1)
     assert low[1] < got.value[1] < high[1]
+
+
+def test_cue_that_some_frames_lack_is_correlated_over_the_others():
+    rng = np.random.default_rng(2)
+    group = np.repeat(np.arange(30), 2)
+    cue = np.where(group < 10, np.nan, rng.random(60))
+    scores = np.stack([cue + rng.random(60), rng.random(60)], axis=1)
+    scores[group < 10, 0] = 9  # were these frames counted, the correlation would be another
+    scores[50, 1] = np.nan
+    sample = make_sample(scores, cues={"change": cue, "brightness": rng.random(60)}, group=group)
+    got = estimate(sample, select_metrics(sample, ["spearman_change"]), draw_counts(30, 200))["spearman_change"]
+    both = np.isfinite(cue), np.isfinite(cue) & (np.arange(60) != 50)
+    for i, rows in enumerate(both):
+        assert got.value[i] == pytest.approx(spearmanr(scores[rows, i], cue[rows])[0])
+    assert np.isfinite(got.replicates).all()
+    nobody = make_sample(scores, cues={"change": np.full(60, np.nan)}, group=group)
+    assert np.isnan(
+        estimate(nobody, select_metrics(nobody, ["spearman_change"]), draw_counts(30, 5))["spearman_change"].value
+    ).all()

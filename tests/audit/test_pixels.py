@@ -57,6 +57,12 @@ def test_distances_follow_rollouts_and_time_whatever_the_order_of_rows():
     assert nearness_to_last(thumbs, group, step).tolist() == [0, -10, -10, 0, -5]  # to 10 and to 30
 
 
+def test_a_picture_that_stands_alone_has_no_first_and_no_last_one():
+    thumbs, group, step = flat(10, 40, 20), np.array([4, 7, 4]), np.array([0, 0, 1])
+    np.testing.assert_array_equal(pixel_change(thumbs, group, step), [0, np.nan, 10])
+    np.testing.assert_array_equal(nearness_to_last(thumbs, group, step), [-10, np.nan, 0])
+
+
 def test_mean_success_frame_leaves_the_own_rollout_out():
     thumbs = flat(0, 10, 20, 40, 100)
     group = np.array([0, 0, 1, 1, 2])

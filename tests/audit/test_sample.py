@@ -75,6 +75,7 @@ def test_label_may_be_missing_where_no_sweep_scored():
         ([1.0, 2.0], {"progress": [1.0, np.nan]}, NonFiniteError, "progress is not finite for 1 of 2 scored frames"),
         ([1.0, 2.0], {"cues": {"success": [1, 2]}}, ConfigError, "a cue may not be named 'success'"),
         ([1.0, 2.0], {"cues": {"red": [1, np.inf]}}, NonFiniteError, "red is not finite"),
+        ([1.0, 2.0], {"cues": {"red": [np.nan]}}, ConfigError, r"red must have shape \(2,\), got \(1,\)"),
         ([1.0, 2.0], {"group": [0.5, 1.5]}, ConfigError, "group must be integers"),
         ([1.0, 2.0], {"step": [0]}, ConfigError, "step must be integers"),
         ([1.0, 2.0], {"width": 0.0}, ConfigError, "width must be one number or 1, each > 0"),

@@ -53,17 +53,50 @@ def test_episodes_are_sampled_at_the_stride_and_repeat_with_the_seed(cartpole):
 
 
 def test_an_environment_that_can_not_be_judged_says_itself_whether_there_is_success():
-    env = PixelEnv(goal=0.6)
-    blocks = list(survey_episodes(env, "anything", RandomPolicy(env.action_space, 1), "random", 30, seed=0))
-    assert blocks[0].success is None  # its reset says nothing of success, so not all frames have a label
-    assert blocks[0].progress is None
+    drawn = []
+
+    class Watched(PixelEnv):
+        def render(self):
+            drawn.append(self.position >= 0.6)
+            return super().render()
+
+    env = Watched(goal=0.6, length=50)
+    (block,) = survey_episodes(env, "anything", RandomPolicy(env.action_space, 1), "random", 200, seed=0)
+    assert len(block.episode) == 200
+    assert block.step.min() == 1  # its reset says nothing of success
+    np.testing.assert_array_equal(block.success, drawn)
+    assert 0 < block.success.sum() < 200
+    assert block.progress is None
+
+
+def test_strides_begin_at_the_first_frame_with_a_label():
+    env = PixelEnv(length=7)
+    (block,) = survey_episodes(env, None, RandomPolicy(env.action_space, 1), "random", 6, seed=0, stride=3)
+    assert block.step.tolist() == [1, 4, 7, 1, 4, 7]
+    (block,) = survey_episodes(env, None, RandomPolicy(env.action_space, 1), "random", 3, seed=0, stride=60)
+    assert block.step.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("at_reset", "at_step", "labelled"), [(False, True, True), (None, None, False)])
+def test_the_reset_is_taken_where_it_is_labelled_or_nothing_is(at_reset, at_step, labelled):
+    class Says(PixelEnv):
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)[0], {"success": at_reset}
+
+        def step(self, action):
+            return *super().step(action)[:4], {"success": at_step}
+
+    env = Says(length=7)
+    (block,) = survey_episodes(env, None, RandomPolicy(env.action_space, 1), "random", 8, seed=0)
+    assert block.step.tolist() == list(range(8))
+    assert (block.success is not None) == labelled
 
 
 def test_pictures_of_one_colour_are_left_out_and_counted():
     env = PixelEnv(black_steps=(0, 3), length=7)
     blocks = list(survey_episodes(env, None, RandomPolicy(env.action_space, 1), "random", 6, seed=0))
     assert joined(blocks, "step").tolist() == [1, 2, 4, 5, 6, 7]
-    assert sum(b.refused for b in blocks) == 2
+    assert sum(b.refused for b in blocks) == 1  # of step 3; the reset's has no label
 
 
 def test_a_policy_that_shows_nothing_ends():

@@ -1,24 +1,27 @@
 """Read a folder of pictures with labels from a CSV file.
 
 The file has a column ``file`` (path of the picture, relative to the CSV file) and one or both of ``success`` (0 or 1,
-true or false) and ``progress`` (any number that grows towards the goal). ``episode`` and ``step`` say which pictures
-belong to one rollout, in which order; without them every picture stands alone.
+true or false) and ``progress`` (any number below 1e30 in size that grows towards the goal). ``episode`` and ``step``
+say which pictures belong to one rollout, in which order; without them every picture stands alone.
 """
 
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vlmreward.audit.survey import BLOCK, Block
 from vlmreward.errors import ConfigError
 from vlmreward.types import Frames
+
+MOST = 1e30
+"""Bound of progress: sums of its squares stay finite."""
 
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -30,16 +33,20 @@ def read_folder(path: Path) -> Iterator[Block]:
         path: The CSV file, or a folder with a single one in it.
 
     Raises:
-        ConfigError: There is no such file, a column is missing or holds something else, a picture is missing,
-            unreadable, outside the folder or of another size, or the labels are all alike.
+        ConfigError: There is no such file, it can't be read, a column is missing or holds something else, a picture
+            is missing, unreadable, outside the folder or of another size, two are the same step of an episode, or the
+            labels are all alike.
     """
-    table = _find_table(path)
-    rows = _read_rows(table)
-    paths = [_inside(table, row, number) for number, row in enumerate(rows, 2)]
+    try:
+        table = _find_table(path)
+        rows = _read_rows(table)
+    except OSError as e:
+        raise ConfigError(f"{path} can't be read ({e.strerror}): give a CSV file, or a folder with one in it") from e
+    paths = [_inside(table, row) for row in rows]
     success = _column(table, rows, "success", _truth)
     progress = _column(table, rows, "progress", _number)
     if success is None and progress is None:
-        raise ConfigError(f"{table} has neither a column success nor progress: add one, or audit without labels")
+        raise ConfigError(f"{table} has neither a column success nor progress, got {list(rows[0].values)}: add one")
     if success is not None and len(set(success)) == 1:
         raise ConfigError(f"all {len(rows)} rows of {table} have success {int(success[0])}: an audit needs both kinds")
     if success is None and len(set(progress or ())) == 1:
@@ -49,6 +56,7 @@ def read_folder(path: Path) -> Iterator[Block]:
     episodes = np.array([numbers[e] for e in episode] if episode else np.arange(len(rows)), np.int64)
     step = _column(table, rows, "step", _whole)
     steps = np.array(step if step is not None else _places(episodes), np.int64)
+    _check_places(table, rows, episodes, steps)
     shape: tuple[int, ...] | None = None
     for start in range(0, len(rows), BLOCK):
         part = slice(start, start + BLOCK)
@@ -70,6 +78,14 @@ def read_folder(path: Path) -> Iterator[Block]:
         )
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table: its number in the file, and its values by column."""
+
+    line: int
+    values: dict[str, str]
+
+
 def _find_table(path: Path) -> Path:
     if path.is_dir():
         found = sorted(path.glob("*.csv"))
@@ -81,37 +97,39 @@ def _find_table(path: Path) -> Path:
     return path
 
 
-def _read_rows(table: Path) -> list[dict[str, str]]:
+def _read_rows(table: Path) -> list[_Row]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            columns = reader.fieldnames or ()
+            columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             if "file" not in columns:
-                raise ConfigError(
-                    f"{table} has no column 'file', got {list(columns)}: its first line names the columns"
-                )
-            rows = list(reader)
+                raise ConfigError(f"{table} has no column 'file', got {columns}: its first line names the columns")
+            rows = [_Row(reader.line_num, row) for row in reader]  # a reader skips blank lines, its numbers don't
     except (csv.Error, UnicodeDecodeError) as e:
         raise ConfigError(f"{table} is not a CSV file in UTF-8 ({e})") from e
     if not rows:
         raise ConfigError(f"{table} lists no pictures: add a row for each")
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise ConfigError(f"line {number} of {table} has another number of values than the first line: mend it")
-    return rows
+    for row in rows:
+        if None in row.values or None in row.values.values():
+            raise ConfigError(f"line {row.line} of {table} has another number of values than the first line: mend it")
+    return [_Row(row.line, {name: text.strip() for name, text in row.values.items()}) for row in rows]
 
 
-def _column(table: Path, rows: Sequence[Mapping[str, str]], name: str, read: Callable[[str], Any]) -> list[Any] | None:
+def _column(table: Path, rows: Sequence[_Row], name: str, read: Callable[[str], Any]) -> list[Any] | None:
     """Return a column's values, or None where there is no such column."""
-    if name not in rows[0]:
+    if name not in rows[0].values:
         return None
     values = []
-    for number, row in enumerate(rows, 2):
+    for row in rows:
         try:
-            values.append(read(row[name].strip()))
+            values.append(read(row.values[name]))
         except (KeyError, ValueError) as e:
-            what = {"success": "0 or 1", "progress": "a number", "step": "a whole number"}[name]
-            raise ConfigError(f"line {number} of {table}: {name} must be {what}, got {row[name]!r}") from e
+            what = {
+                "success": "0 or 1",
+                "progress": f"a number below {MOST:g} in size",
+                "step": "a whole number of 64 bits",
+            }[name]
+            raise ConfigError(f"line {row.line} of {table}: {name} must be {what}, got {row.values[name]!r}") from e
     return values
 
 
@@ -121,30 +139,50 @@ def _truth(text: str) -> bool:
 
 def _number(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):
+    if not abs(value) < MOST:  # nor NaN
         raise ValueError(text)
     return value
 
 
 def _whole(text: str) -> int:
-    return int(text)
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(text)
+    return value
 
 
-def _inside(table: Path, row: Mapping[str, str], number: int) -> Path:
+def _inside(table: Path, row: _Row) -> Path:
     """Return the path of a row's picture, which must lie in the table's folder."""
-    path = table.parent / row["file"]
-    if not path.resolve().is_relative_to(table.parent.resolve()):
-        raise ConfigError(f"line {number} of {table} names a file outside its folder, {row['file']!r}: move it inside")
-    if not path.is_file():
-        raise ConfigError(f"line {number} of {table} names {row['file']!r}, which is not there")
+    name = row.values["file"]
+    path = table.parent / name
+    try:
+        inside, there = path.resolve().is_relative_to(table.parent.resolve()), path.is_file()
+    except (OSError, RuntimeError, ValueError) as e:  # too long, links in a circle, a NUL in it
+        raise ConfigError(f"line {row.line} of {table} names {name!r}, which is no path of a file: {e}") from e
+    if not inside:
+        raise ConfigError(f"line {row.line} of {table} names a file outside its folder, {name!r}: move it inside")
+    if not there:
+        raise ConfigError(f"line {row.line} of {table} names {name!r}, which is not there")
     return path
+
+
+def _check_places(table: Path, rows: Sequence[_Row], episodes: np.ndarray, steps: np.ndarray) -> None:
+    """Refuse two pictures of the same step of an episode."""
+    seen: dict[tuple[int, int], int] = {}
+    for row, place in zip(rows, zip(episodes.tolist(), steps.tolist(), strict=True), strict=True):
+        if place in seen:
+            raise ConfigError(
+                f"lines {seen[place]} and {row.line} of {table} are both step {place[1]} of episode "
+                f"{row.values['episode']!r}: number the steps of an episode apart"
+            )
+        seen[place] = row.line
 
 
 def _read_picture(path: Path) -> Frames:
     try:
         with Image.open(path) as picture:
             return np.array(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as e:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:  # all that Pillow says of bad files
         raise ConfigError(f"{path} can't be read as a picture: {' '.join(str(e).split())}") from e
 
 

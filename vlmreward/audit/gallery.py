@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,14 @@ from PIL import Image
 from vlmreward.audit.pixels import brightness, nearness_to_last, nearness_to_success, pixel_change, thumbnails
 from vlmreward.audit.sample import Array
 from vlmreward.audit.survey import Block
-from vlmreward.errors import ConfigError, FramesError
+from vlmreward.errors import ConfigError, FramesError, NonFiniteError
 from vlmreward.types import BoolArray, Encoder, FloatArray, FrameBatch, Frames, RewardModel
 
 SHOWN = 128
 """Longer side of the pictures that are kept for the report, pixels."""
+
+SAME = 1e-4
+"""Embeddings no further apart than this are one: less than it is rounding, and no text can tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,23 @@ class Gallery:
 
     @property
     def cues(self) -> dict[str, Array]:
-        """Return what any picture has, by name: a score that follows one of these may be no more than it."""
+        """Return what any picture has, by name: a score that follows one of these may be no more than it.
+
+        NaN where it needs a rollout and the picture stands alone.
+        """
         return {
             "brightness": brightness(self.thumbs),
             "pixel_change": pixel_change(self.thumbs, self.episode, self.step),
         }
 
     def baselines(self, seed: int) -> dict[str, Array]:
-        """Return scores that need no model, by name, each of shape (N,)."""
+        """Return scores that need no model, by name, each of shape (N,).
+
+        Those of time are NaN for a picture that stands alone: it is the first and the last of its rollout at once.
+        """
+        _, rollout, sizes = np.unique(self.episode, return_inverse=True, return_counts=True)
         scores = {
-            "time index": self.step.astype(np.float64),
+            "time index": np.where(sizes[rollout] > 1, self.step, np.nan),
             "constant": np.zeros(len(self)),
             "random": np.random.default_rng(seed).random(len(self)),
             "pixels: near the last frame": nearness_to_last(self.thumbs, self.episode, self.step),
@@ -117,8 +127,20 @@ def check_scores_frames(model: RewardModel, name: str) -> None:
         raise ConfigError(f"an audit scores frames one by one, and reward {name} needs {looks}: audit the reward in it")
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What is kept of a block."""
+
+    block: Block
+    embeddings: Mapping[str, FloatArray]
+    thumbs: FloatArray
+    pictures: tuple[bytes, ...]
+
+
 def build_gallery(blocks: Iterable[Block], encoders: Mapping[str, Encoder]) -> Gallery:
     """Encode the frames of a survey.
+
+    Where some sources know their frames' success throughout and others don't, the others' frames are left out.
 
     Args:
         blocks: Of one look, all frames of one size.
@@ -127,29 +149,30 @@ def build_gallery(blocks: Iterable[Block], encoders: Mapping[str, Encoder]) -> G
     Raises:
         ConfigError: There are no frames, or an encoder gives all of them the same embedding.
         FramesError: The frames of two blocks differ in size.
+        NonFiniteError: An encoder gives no frame a finite embedding.
     """
-    found: list[Block] = []
-    rows: dict[str, list[FloatArray]] = {name: [] for name in encoders}
-    thumbs: list[FloatArray] = []
-    pictures: list[bytes] = []
+    parts: list[_Part] = []
     shape: tuple[int, ...] | None = None
     for block in blocks:
         shape = shape or block.frames.shape[1:]
         if block.frames.shape[1:] != shape:
             raise FramesError(f"frames of one audit must be of one size, got {shape} and {block.frames.shape[1:]}")
-        for name, encoder in encoders.items():
-            rows[name].append(encoder.encode_images(block.frames))
-        thumbs.append(thumbnails(block.frames))
-        pictures.extend(small_picture(frame) for frame in block.frames)
-        found.append(Block(block.frames[:0], *_labels(block)))  # without the frames, which are most of it
-    if not found:
-        raise ConfigError("there are no frames to audit: every picture was of one colour, or none was asked for")
-    embeddings = {name: np.concatenate(parts) for name, parts in rows.items()}
-    for name, table in embeddings.items():
-        if len(table) > 1 and np.ptp(table[np.isfinite(table).all(axis=1)], axis=0).max(initial=0.0) == 0:
-            raise ConfigError(
-                f"encoder {encoders[name].id} maps all {len(table)} frames to one vector: no text can tell them apart"
+        parts.append(
+            _Part(
+                replace(block, frames=np.empty((0, *shape), np.uint8)),  # a slice would keep all of them in memory
+                {name: encoder.encode_images(block.frames) for name, encoder in encoders.items()},
+                thumbnails(block.frames),
+                tuple(small_picture(frame) for frame in block.frames),
             )
+        )
+    if not parts:
+        raise ConfigError("there are no frames to audit: every picture was of one colour, or none was asked for")
+    silent = {part.block.source for part in parts if part.block.success is None}
+    kept = [part for part in parts if part.block.source not in silent] or parts
+    embeddings = {name: np.concatenate([part.embeddings[name] for part in kept]) for name in encoders}
+    for name, table in embeddings.items():
+        _check_embeddings(encoders[name].id, table)
+    found = [part.block for part in kept]
     return Gallery(
         embeddings=embeddings,
         episode=np.concatenate([b.episode for b in found]),
@@ -157,9 +180,9 @@ def build_gallery(blocks: Iterable[Block], encoders: Mapping[str, Encoder]) -> G
         sources=tuple(b.source for b in found for _ in b.episode),
         success=_joined([b.success for b in found]),
         progress=_joined([b.progress for b in found]),
-        thumbs=np.concatenate(thumbs),
-        pictures=tuple(pictures),
-        refused=sum(b.refused for b in found),
+        thumbs=np.concatenate([part.thumbs for part in kept]),
+        pictures=tuple(picture for part in kept for picture in part.pictures),
+        refused=sum(part.block.refused for part in parts),
     )
 
 
@@ -172,8 +195,17 @@ def small_picture(frame: Frames) -> bytes:
     return out.getvalue()
 
 
-def _labels(block: Block) -> tuple:
-    return block.source, block.episode, block.step, block.success, block.progress, block.refused
+def _check_embeddings(name: str, table: FloatArray) -> None:
+    """Refuse embeddings, shape (N, D), that no text can tell apart."""
+    known = table[np.isfinite(table).all(axis=1)]
+    if not len(known):
+        raise NonFiniteError(
+            f"encoder {name} gives none of {len(table)} frames a finite embedding: check its weights, or encode with "
+            "precision fp32"
+        )
+    # a cosine with a text of unit norm differs by no more than this distance
+    if len(known) > 1 and np.linalg.norm(known - known[0], axis=1).max() <= SAME:
+        raise ConfigError(f"encoder {name} maps all {len(table)} frames to one vector: no text can tell them apart")
 
 
 def _joined(parts: list) -> np.ndarray | None:

@@ -72,14 +72,23 @@ def cue_metrics(cues: Iterable[str]) -> tuple[Metric, ...]:
     """Return one metric per cue: Spearman of the score and a number that any picture has, such as its brightness.
 
     Can tell: near 1 or -1, that the score may be little else than this cue, and that an agent could raise it by a
-    trick. Can't tell: that it is; a goal may change the cue by itself (a lamp to be switched on). NaN where score
-    or cue is constant.
+    trick. Can't tell: that it is; a goal may change the cue by itself (a lamp to be switched on). Of the frames that
+    have the cue; NaN where there are none, or score or cue is constant in them.
 
     Args:
         cues: Names of numbers in the sample.
     """
-    why = "score or cue is constant"
-    return tuple(Metric(f"spearman_{cue}", partial(spearman, label=cue), (cue,), "neither", why) for cue in cues)
+    why = "score or cue is constant, or no frame has the cue"
+    return tuple(Metric(f"spearman_{cue}", partial(_cue_correlation, cue=cue), (cue,), "neither", why) for cue in cues)
+
+
+def _cue_correlation(draws: Draws, cue: str) -> Array:
+    if cue in draws.sample.labels:
+        return spearman(draws, cue)
+    known = draws.sample.known(cue)
+    if known is None:
+        return np.full((len(draws.counts), draws.scores.shape[1]), np.nan)
+    return spearman(Draws(known, draws.counts), cue)
 
 
 def _per_sweep(values: Array | None) -> Array:

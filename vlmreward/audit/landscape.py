@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -102,7 +103,10 @@ def survey_landscape(
 
 
 def draw_landscape(landscape: Landscape, title: str) -> bytes:
-    """Return a figure as PNG: curves of several variants over a line, or a map of the first one over a plane."""
+    """Return a figure as PNG: curves of several variants over a line, or a map of the first one over a plane.
+
+    Names and title hold what users write: it is drawn as it stands, and never read as mathematics.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -111,11 +115,13 @@ def draw_landscape(landscape: Landscape, title: str) -> bytes:
     FigureCanvasAgg(figure)
     plot = figure.add_subplot()
     if len(axes) == 1:
-        for name, reward in list(landscape.rewards.items())[:CURVES]:
-            plot.plot(landscape.values[0], reward, label=name, linewidth=1.6)
+        shown = dict(list(landscape.rewards.items())[:CURVES])
+        lines = [plot.plot(landscape.values[0], reward, linewidth=1.6)[0] for reward in shown.values()]
         plot.set_ylabel("reward, standard deviations")
         if len(landscape.rewards) > 1:
-            plot.legend(fontsize=7, frameon=False)
+            legend = plot.legend(lines, ["name"] * len(lines), fontsize=7, frameon=False)
+            for text, name in zip(legend.get_texts(), shown, strict=True):
+                text.set(text=name, parse_math=False)  # given at once, a name with "_" in front would be left out
         if landscape.success is not None and landscape.success.any():
             low, high = plot.get_ylim()
             plot.fill_between(
@@ -128,12 +134,15 @@ def draw_landscape(landscape: Landscape, title: str) -> bytes:
         figure.colorbar(drawn, label="reward, standard deviations")
         if landscape.success is not None and landscape.success.any() and not landscape.success.all():
             plot.contour(*landscape.values, landscape.success, levels=[0.5], colors="white", linewidths=1.5)
-        plot.set_ylabel(_label(axes[1].name, axes[1].unit))
+        plot.set_ylabel(_label(axes[1].name, axes[1].unit), parse_math=False)
         title = f"{title}: {name}"
-    plot.set_xlabel(_label(axes[0].name, axes[0].unit))
-    plot.set_title(title, fontsize=9)
+    plot.set_xlabel(_label(axes[0].name, axes[0].unit), parse_math=False)
+    plot.set_title(title, fontsize=9, parse_math=False)
     out = io.BytesIO()
-    figure.savefig(out, format="png")
+    with warnings.catch_warnings():
+        # a letter that the font lacks is drawn as a box: the page beside the figure has the name in full
+        warnings.filterwarnings("ignore", r"Glyph \d+ |Matplotlib currently does not support", UserWarning)
+        figure.savefig(out, format="png")
     return out.getvalue()
 
 

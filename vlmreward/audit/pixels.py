@@ -56,9 +56,12 @@ def pixel_change(thumbs: FloatArray, group: IntArray, step: IntArray) -> Array:
         thumbs: Thumbnails, shape (N, K).
         group: Rollout of each, shape (N,).
         step: Place in it, shape (N,).
+
+    Returns:
+        NaN for a picture that is a rollout of its own: nothing can have changed.
     """
-    out = np.empty(len(thumbs))
-    for rows in _rollouts(group, step):
+    out = np.full(len(thumbs), np.nan)
+    for rows in _several(group, step):
         out[rows] = distance(thumbs[rows], thumbs[rows[0]])
     return out
 
@@ -77,9 +80,12 @@ def nearness_to_last(thumbs: FloatArray, group: IntArray, step: IntArray) -> Arr
         thumbs: Thumbnails, shape (N, K).
         group: Rollout of each, shape (N,).
         step: Place in it, shape (N,).
+
+    Returns:
+        NaN for a picture that is a rollout of its own: as its own last frame it would score best of all.
     """
-    out = np.empty(len(thumbs))
-    for rows in _rollouts(group, step):
+    out = np.full(len(thumbs), np.nan)
+    for rows in _several(group, step):
         out[rows] = -distance(thumbs[rows], thumbs[rows[-1]])
     return out
 
@@ -112,3 +118,8 @@ def _rollouts(group: IntArray, step: IntArray) -> list[IntArray]:
     """Return the rows of each rollout, in order of time."""
     rows = np.lexsort((step, group))
     return np.split(rows, np.flatnonzero(np.diff(group[rows])) + 1)
+
+
+def _several(group: IntArray, step: IntArray) -> list[IntArray]:
+    """Return the rows of each rollout of more than one frame, in order of time."""
+    return [rows for rows in _rollouts(group, step) if len(rows) > 1]

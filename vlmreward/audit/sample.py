@@ -7,7 +7,7 @@ resamples of the frames, so that a difference between two of them has an interva
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,15 @@ class Sample:
     Attributes:
         scores: Shape (N, S); NaN where a sweep could not score a frame.
         success: True where the frame shows the goal reached, shape (N,), or None.
-        labels: Numbers to compare the scores with, each of shape (N,): ``"progress"`` and the cues.
+        labels: Numbers to compare the scores with, each of shape (N,): ``"progress"`` and the cues; a cue is NaN
+            where a frame has no such number.
         group: Number of each frame's rollout in 0..G-1, shape (N,), ascending.
         groups: G, the number of independent units that a bootstrap draws.
         rollouts: True if groups are rollouts with an order of time, False if every frame is a group of its own.
         width: Width of the range of possible rewards, shape (S,), or None; NaN where a sweep declares none.
         noise: Smallest difference of two scores that means anything, shape (S,), or None; NaN where unknown.
         margin: Frames whose progress differs by no more than this are not compared in pairs.
+        partial: In a part of :meth:`split`, the cues that are NaN for some of its frames; ``labels`` lacks them.
     """
 
     scores: Array
@@ -45,6 +47,7 @@ class Sample:
     width: Array | None
     noise: Array | None
     margin: float
+    partial: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def frames(self) -> IntArray:
@@ -69,12 +72,22 @@ class Sample:
             if rows.any():
                 yield rows, columns, self._part(rows, columns)
 
+    def known(self, cue: str) -> Sample | None:
+        """Return the frames that have a value of a cue in ``partial``, with no other label; None if there are none."""
+        values = self.partial[cue]
+        rows = np.isfinite(values)
+        alone = replace(self, success=None, labels={cue: values})
+        return alone._part(rows, np.arange(self.scores.shape[1])) if rows.any() else None
+
     def _part(self, rows: BoolArray, columns: IntArray) -> Sample:
+        labels = {name: label[rows] for name, label in self.labels.items()}
+        whole = {name: label for name, label in labels.items() if np.isfinite(label).all()}
         return replace(
             self,
             scores=self.scores[np.ix_(rows, columns)],
             success=None if self.success is None else self.success[rows],
-            labels={name: label[rows] for name, label in self.labels.items()},
+            labels=whole,
+            partial={name: label for name, label in labels.items() if name not in whole},
             group=self.group[rows],
             step=self.step[rows],
             width=None if self.width is None else self.width[columns],
@@ -101,7 +114,8 @@ def make_sample(
         scores: Shape (N,) or (N, S). NaN is a frame that could not be scored.
         success: True where the frame shows the goal reached, bool, shape (N,).
         progress: How near the frame is to the goal, any monotone scale, shape (N,).
-        cues: Other numbers of each frame by name (brightness, ...), each of shape (N,), to warn of a trivial score.
+        cues: Other numbers of each frame by name (brightness, ...), each of shape (N,), to warn of a trivial score;
+            NaN where a frame has no such number.
         group: Rollout of each frame, integers, shape (N,); frames of one rollout are dependent and are drawn
             together. None: every frame is independent of the others.
         step: Place of each frame in its rollout, shape (N,); None: the order of the rows.
@@ -113,7 +127,8 @@ def make_sample(
 
     Raises:
         ConfigError: An array has the wrong shape or type, or a number is out of range.
-        NonFiniteError: A score is infinite, or a score marked valid or a label of a scored frame is not finite.
+        NonFiniteError: A score is infinite, or a score marked valid or a label of a scored frame is not finite (a cue
+            may be NaN, not infinite).
     """
     table = _as_table(scores, valid)
     n, sweeps = table.shape
@@ -122,7 +137,7 @@ def make_sample(
     for name, cue in (cues or {}).items():
         if name in {"success", "progress", "rollouts", "width", "noise"}:
             raise ConfigError(f"a cue may not be named {name!r}: choose another name")
-        labels[name] = _as_label(name, cue, used)
+        labels[name] = _as_label(name, cue, used, gaps=True)
     if not np.isfinite(margin) or margin < 0:
         raise ConfigError(f"margin must be a finite number >= 0, got {margin!r}")
 
@@ -168,11 +183,12 @@ def _as_table(scores: npt.ArrayLike, valid: npt.ArrayLike | None) -> Array:
     return table
 
 
-def _as_label(name: str, values: npt.ArrayLike, used: BoolArray) -> Array:
+def _as_label(name: str, values: npt.ArrayLike, used: BoolArray, gaps: bool = False) -> Array:
+    """Return a label as float64, shape (N,): finite wherever a frame is used, or NaN there too if gaps are allowed."""
     label = np.asarray(values, dtype=np.float64)
     if label.shape != used.shape:
         raise ConfigError(f"{name} must have shape {used.shape}, got {label.shape}: give one number for each frame")
-    bad = int((used & ~np.isfinite(label)).sum())
+    bad = int((used & (np.isinf(label) if gaps else ~np.isfinite(label))).sum())
     if bad:
         raise NonFiniteError(f"{name} is not finite for {bad} of {used.sum()} scored frames: mark such rows invalid")
     return label

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -134,7 +135,8 @@ def survey_episodes(
     Args:
         env: Environment with pictures.
         task: The goal whose success and progress are the labels; where the environment can't judge it, its info says
-            whether there is success.
+            whether there is success. Where it says so of its steps but not of its reset, as is usual, the
+            reset's frame has no label and is left out.
         policy: Chooses the actions, built for one environment.
         source: The policy's name.
         count: How many frames; fewer if none can be taken from ``count`` episodes on end.
@@ -146,9 +148,10 @@ def survey_episodes(
         RenderingError: A picture can't be made.
     """
     rows = _Rows(source)
+    first_step = _first_step(env, task, policy, seed)
     for number in range(count):
         for step, info in _play(env, policy, seed + number):
-            if step % stride == 0:
+            if step >= first_step and (step - first_step) % stride == 0:
                 rows.add(env, first_episode + number, step, _label(env, task, info))
                 yield from rows.take()
             if rows.added == count:
@@ -156,6 +159,12 @@ def survey_episodes(
         if rows.added == count:
             break
     yield from rows.take(1)
+
+
+def _first_step(env: gym.Env, task: str | None, policy: Acts, seed: int) -> int:
+    """Return the step of the first frame to take: 1 where the first step has a label of success but the reset not."""
+    labels = [_label(env, task, info)[0] for _, info in islice(_play(env, policy, seed), 2)]
+    return int([label is None for label in labels] == [True, False])
 
 
 def _play(env: gym.Env, policy: Acts, seed: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -99,5 +99,6 @@ def _warnings(view: View, number: int) -> list[str]:
         found.append(f"rewards of other goals correlate by {value('prompt_correlation'):.2f}: the text may not matter")
     for row in range(len(view.variants), len(table.sweeps)):
         if SCORE in table.columns and value(SCORE, row) > value(SCORE):
-            found.append(f"{table.sweeps[row]} does better ({value(SCORE, row):.2f} against {value(SCORE):.2f})")
+            on = "" if table.frames[row] == table.frames[number] else f" on the {table.frames[row]} frames that have it"
+            found.append(f"{table.sweeps[row]} does better{on} ({value(SCORE, row):.2f} against {value(SCORE):.2f})")
     return found
