@@ -14,6 +14,7 @@ large beside that.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -38,7 +39,7 @@ from vlmreward.cli.environments import settle_rendering
 from vlmreward.cli.settings import TrainSettings, resolve
 from vlmreward.types import FloatArray, Frames
 from vlmreward.wrappers.capture_frames import capture_frame
-from vlmreward.wrappers.frame_gate import FrameGate
+from vlmreward.wrappers.frame_gate import FrameGate, difference
 from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, gather
 
 ENVS = ("cartpole", "mountaincar", "humanoid")
@@ -85,6 +86,14 @@ def score(scoring: Scoring, rows: np.ndarray, frames: Frames, gate: FrameGate | 
     return np.concatenate(raw), time.process_time() - start, pictures
 
 
+def compare_ms(frames: Frames) -> float:
+    """Return the processor time of comparing two frames, milliseconds."""
+    start = time.process_time()
+    for one, other in itertools.pairwise(frames):
+        difference(one, other)
+    return 1e3 * (time.process_time() - start) / (len(frames) - 1)
+
+
 def measure(name: str, count: int, rounds: int) -> dict[str, Any]:
     """Return the numbers of one environment."""
     settings, _ = resolve(compose("train", parse_arguments([f"env={name}", "device=cpu"])))
@@ -129,6 +138,7 @@ def measure(name: str, count: int, rounds: int) -> dict[str, Any]:
         "side": frames.shape[1:3],
         "reward_deviation": float(f"{spread:.3g}"),
         "encoded_without_gate": pictures[None],
+        "ms_to_compare": round(compare_ms(frames), 4),
         "ms_a_frame_without_gate": round(1e3 * statistics.median(seconds[None]) / len(rows), 3),
         "thresholds": table,
     }
