@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
+
+from vlmreward.wrappers.frame_gate import GateCounts
 
 COUNTS = ("rows", "invalid", "pictures", "encode_calls")
 
@@ -19,6 +22,12 @@ class FrameLog:
         self._total: Counter[str] = Counter()
         self._logged: Counter[str] = Counter()  # the total at the last log line
         self._reasons: Counter[str] = Counter()
+        self._gate = self._gate_logged = GateCounts()
+
+    @property
+    def gate(self) -> GateCounts:
+        """What the frame gate has done."""
+        return self._gate
 
     def add(self, stats: Mapping[str, Any], before: Mapping[str, Any]) -> None:
         """Take in what a scorer counted between two calls of its ``stats``.
@@ -29,9 +38,13 @@ class FrameLog:
         """
         self._total.update({name: stats[name] - before[name] for name in COUNTS})
         self._reasons.update(Counter(stats["reasons"]) - Counter(before["reasons"]))
+        self._gate += stats["gate"].since(before["gate"])
 
     def next_line(self) -> dict[str, float]:
-        """Return the averages since the last call under their log names; none if no frame was scored since then."""
+        """Return averages, and counts of the frame gate, since the last call under their log names.
+
+        There are none if no frame was scored since then, and no counts without a gate.
+        """
         new = self._total - self._logged
         self._logged = self._total.copy()
         line = {}
@@ -39,6 +52,10 @@ class FrameLog:
             line["rollout/invalid_frac"] = new["invalid"] / new["rows"]
             if new["encode_calls"]:
                 line["rollout/encode_batch_mean"] = new["pictures"] / new["encode_calls"]
+        gate = self._gate.since(self._gate_logged)
+        self._gate_logged = self._gate
+        if gate.seen:
+            line |= {"gate/seen": gate.seen, "gate/encoded": gate.encoded, "gate/skipped": gate.skipped}
         return line
 
     def summary(self) -> dict[str, Any]:
@@ -48,8 +65,11 @@ class FrameLog:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts as plain numbers."""
-        return {"total": dict(self._total), "logged": dict(self._logged), "reasons": dict(self._reasons)}
+        counts = {"total": dict(self._total), "logged": dict(self._logged), "reasons": dict(self._reasons)}
+        return {**counts, "gate": asdict(self._gate), "gate_logged": asdict(self._gate_logged)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` returned."""
         self._total, self._logged, self._reasons = (Counter(state[name]) for name in ("total", "logged", "reasons"))
+        # a checkpoint from before there were gates has none
+        self._gate, self._gate_logged = (GateCounts(**state.get(name, {})) for name in ("gate", "gate_logged"))

@@ -28,6 +28,7 @@ from vlmreward.rewards import make_reward_from_config
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.types import Encoder, RewardModel
 from vlmreward.wrappers.checks import check_context
+from vlmreward.wrappers.frame_gate import FrameGate
 from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.vec_capture_frames import VecCaptureFrames
 
@@ -111,6 +112,11 @@ def build_scoring(settings: TrainSettings, folder: Path | None = None) -> Scorin
     return Scoring(encoder, model, transform, quantised)
 
 
+def make_gate(settings: TrainSettings) -> FrameGate | None:
+    """Return the gate that leaves frames out, if there is to be one."""
+    return None if settings.frame_gate is None else FrameGate(settings.frame_gate)
+
+
 def check_agent(settings: TrainSettings) -> None:
     """Check the algorithm and its hyper-parameters.
 
@@ -130,7 +136,8 @@ def build_training(settings: TrainSettings, scoring: Scoring) -> Training:
     """
     settle_rendering(settings.env.id)
     spec = get_agent(settings.agent["name"])
-    scorer = Scorer(scoring.encoder, scoring.model, scoring.transform, settings.encode_batch, " / ".join(settings.goal))
+    goal, gate = " / ".join(settings.goal), make_gate(settings)
+    scorer = Scorer(scoring.encoder, scoring.model, scoring.transform, settings.encode_batch, goal, gate)
     factories = [settings.env.factory()] * settings.n_envs
     try:
         frames = VecCaptureFrames(factories, scorer=scorer, subprocess=settings.subprocess)

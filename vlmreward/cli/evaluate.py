@@ -24,11 +24,12 @@ def main(argv: list[str]) -> int:
 
     from vlmreward.agents.evaluation import Episode, run_episodes, summarise
     from vlmreward.agents.progress import Progress
-    from vlmreward.cli.build import build_scoring, set_threads
+    from vlmreward.cli.build import build_scoring, make_gate, set_threads
     from vlmreward.cli.environments import explain_render_error, settle_rendering
     from vlmreward.cli.load_run import load_policy
     from vlmreward.cli.results import describe_run, format_summary
     from vlmreward.cli.run_folder import write_json
+    from vlmreward.wrappers.frame_gate import describe_gate
     from vlmreward.wrappers.scoring import FrameScorer
 
     settings, options = subject.settings, subject.options
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> int:
         policy, about = load_policy(subject, count, envs[0])
         scoring = build_scoring(settings, subject.folder) if options["score"] else None
         words = " / ".join(settings.goal)
-        scorer = FrameScorer(scoring.encoder, scoring.model, count, words) if scoring else None
+        gate = make_gate(settings) if scoring else None
+        scorer = FrameScorer(scoring.encoder, scoring.model, count, words, gate=gate) if scoring else None
         print(f"goal: {' | '.join(settings.goal)}", flush=True)
         if subject.note:
             print(f"note: {subject.note}", file=sys.stderr)
@@ -64,7 +66,10 @@ def main(argv: list[str]) -> int:
     summary = summarise(results)
     result = {"command": "evaluate", **describe_run(settings, scoring, subject.note), **about, "seed": seed}
     result |= {"run_seed": settings.seed, "deterministic": options["deterministic"], "evaluation": summary}
+    result["frame_gate"] = gate.report() if gate else None
     print(format_summary(summary))
+    if gate:
+        print(describe_gate(gate.report()))
     if path is not None:
         write_json(path, result)
         print(f"result: {path}")

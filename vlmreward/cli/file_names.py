@@ -56,6 +56,8 @@ def evaluation_path(subject: Subject) -> Path | None:
         parts.append(f"{options['episodes']}-episodes")
     if options["policy"] == "agent" and not options["deterministic"]:
         parts.append("sampled")
+    if options["frame_gate"] is not None:
+        parts.append("gated")
     if not options["score"]:
         parts.append("unscored")
     return subject.run.path / f"{'__'.join(parts)}__seed{options['seed']}.json"

@@ -103,6 +103,7 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
         raise ConfigError(f"unknown policy {options['policy']!r}: {suggest(str(options['policy']), POLICIES)}")
     options = _check(options)
     changed = {key: options[key] for key in ("threads", "encode_batch", "cache", "cache_dtype")}
+    changed["frame_gate"] = options.get("frame_gate")  # record has none: it encodes every frame
     settings = TrainSettings(**{**vars(settings), **changed, "device": str(options["device"])})
     return Subject(settings, options, run, note, trained, default_task, compose(command, Arguments()), asked)
 

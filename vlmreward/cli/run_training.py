@@ -27,6 +27,7 @@ from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import VlmRewardError
 from vlmreward.video.atomic import write_bytes
+from vlmreward.wrappers.frame_gate import describe_gate
 from vlmreward.wrappers.scoring import FrameScorer
 
 REPORT_OFFSET = 10_000  # between the first seed of the selection episodes and that of the reported ones
@@ -181,6 +182,8 @@ class Session:
     def _report(self, run: RunFolder, note: str) -> None:
         seed = self.settings.eval.seed + REPORT_OFFSET
         summary = self._evaluate(seed)
+        threshold = self.settings.frame_gate
+        gate = None if threshold is None else self.frames.gate.report(threshold)
         result = {
             "command": "train",
             **describe_run(self.settings, self.scoring, note),
@@ -188,12 +191,15 @@ class Session:
             "timesteps": self.training.model.num_timesteps,
             "threads": self.threads,
             "frames": self.frames.summary(),
+            "frame_gate": gate,
             "wall_seconds": self.clock.wall,
             "phase_seconds": self.clock.phases,
             "evaluation": {"checkpoint": "last", "seed": seed, **summary},
         }
         path = run.write_result(result)
         print(format_summary(summary))
+        if gate is not None:
+            print(describe_gate(gate))
         print(f"result: {path}")
         print(f"next: vlmreward evaluate run={_shell(run.path)}   vlmreward record run={_shell(run.path)}")
 

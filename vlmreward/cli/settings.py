@@ -16,6 +16,7 @@ from vlmreward.encoders.store_folder import Dtype
 from vlmreward.errors import CheckpointError, ConfigError
 from vlmreward.registry import suggest
 from vlmreward.wrappers.action_repeat import check_repeat
+from vlmreward.wrappers.frame_gate import check_threshold
 
 DEFAULT_TIMESTEPS = 100_000
 # What may differ between a run and its resumption: nothing that changes what is learned from a given state.
@@ -103,8 +104,9 @@ class TrainSettings:
     normalise_obs: bool
     checkpoint_every: int
     eval: EvalSettings
-    cache: str | None = None  # with their usual values for runs from before there was a cache
+    cache: str | None = None  # with their usual values for runs from before these were there
     cache_dtype: Dtype = "float16"
+    frame_gate: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers and words."""
@@ -116,6 +118,8 @@ class TrainSettings:
         for name in ("subprocess", "normalise_obs"):
             flag(name, getattr(self, name))
         check_cache_dtype(self.cache_dtype)
+        if self.frame_gate is not None:
+            check_threshold(self.frame_gate)
 
     def to_config(self) -> dict[str, Any]:
         """Return nested plain values, as they are written to ``config.yaml``."""
@@ -190,6 +194,7 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         eval=EvalSettings(**composed["eval"]),
         cache=composed["cache"],
         cache_dtype=composed["cache_dtype"],
+        frame_gate=composed["frame_gate"],
     )
     unused = composed["baseline"] is not None and (key := _unused_baseline(reward))
     notes = [goal.note, f"the baseline is not used: {key} is 0" if unused else "", discount_note]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vlmreward.errors import CheckpointError, ConfigError
 from vlmreward.types import BoolArray, Encoder, FloatArray, RewardModel
+from vlmreward.wrappers.frame_gate import FrameGate, GateCounts
 from vlmreward.wrappers.frame_ring import FrameRing
 from vlmreward.wrappers.score_table import EpisodeScore, ScoreTable
 from vlmreward.wrappers.scoring import FrameScorer, Transform, gather
@@ -54,6 +55,7 @@ class Scorer:
         transform: From raw rewards to what is learned; applied by the buffers.
         encode_batch: Number of frames that are encoded together.
         instruction: Handed to the reward model with every batch.
+        gate: Decides which frames are encoded; None: all.
 
     Raises:
         ConfigError: ``encode_batch`` is below 1, or the model needs what can't be given.
@@ -72,6 +74,7 @@ class Scorer:
         transform: Transform,
         encode_batch: int = 256,
         instruction: str = "",
+        gate: FrameGate | None = None,
     ) -> None:
         if encode_batch < 1:
             raise ConfigError(f"encode_batch must be at least 1, got {encode_batch}: set the frames encoded together")
@@ -80,7 +83,8 @@ class Scorer:
         self.transform = transform
         self.encode_batch = encode_batch
         self.instruction = instruction
-        FrameScorer(encoder, reward_model, 1)  # refuse what can't work now, not when environments were built
+        self.gate = gate
+        FrameScorer(encoder, reward_model, 1, gate=gate)  # refuse what can't work now, not when environments were built
         self._worker = WorkerThread("vlmreward-scorer")
         self._table: ScoreTable | None = None
         self._frames: FrameScorer | None = None
@@ -123,7 +127,11 @@ class Scorer:
         ring = FrameRing.create(2 * self.encode_batch + 2 * n_envs, n_envs, frame_shape)
         self._ring, self._attached = ring, True
         self._free = deque(range(ring.spec.slots))
-        self._frames = FrameScorer(self.encoder, self.reward_model, n_envs, self.instruction, self.transform.parts)
+        if self.gate is not None:
+            self.gate.forget()
+        self._frames = FrameScorer(
+            self.encoder, self.reward_model, n_envs, self.instruction, self.transform.parts, self.gate
+        )
         self._table = ScoreTable(n_envs, self._history, self._last, len(self.transform.parts))
         return ring
 
@@ -232,12 +240,12 @@ class Scorer:
             ``rows`` and ``invalid`` (transitions scored), ``reasons`` (why, counted), ``frames`` and ``pictures``
             (captured frames, and distinct ones that were encoded), ``encode_calls``, and seconds: ``encode_seconds``,
             ``env_seconds`` and ``render_seconds`` (both summed over environments), ``wait_seconds`` (the main thread
-            waited for scores).
+            waited for scores); and ``gate``, the :class:`GateCounts` of the gate.
         """
         with self._worker.changed:
             totals, reasons = self._totals.copy(), dict(self._reasons)
         result: dict[str, Any] = {k: totals[k] for k in ("rows", "invalid", "frames", "pictures", "encode_calls")}
-        result["reasons"] = reasons
+        result |= {"reasons": reasons, "gate": self.gate.counts if self.gate is not None else GateCounts()}
         return result | {f"{name}_seconds": self._seconds[name] for name in ("encode", "env", "render", "wait")}
 
     def add_seconds(self, name: str, seconds: float) -> None:

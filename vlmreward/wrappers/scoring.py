@@ -20,6 +20,7 @@ from vlmreward.errors import ConfigError
 from vlmreward.types import BoolArray, Encoder, FloatArray, FrameBatch, Frames, RewardBatch, RewardModel
 from vlmreward.wrappers.capture_frames import REASONS
 from vlmreward.wrappers.episode_history import EpisodeHistory, Segment
+from vlmreward.wrappers.frame_gate import FrameGate, GatedEmbeddings
 
 ROW_DTYPE = np.dtype(
     [
@@ -147,6 +148,7 @@ class FrameScorer:
         n_envs: Number of environments.
         instruction: Handed to the reward model with every batch.
         parts: Names of parts of the rewards that are wanted beside them.
+        gate: Decides which frames are encoded; None: all.
 
     Raises:
         ConfigError: The model needs what can't be given.
@@ -159,6 +161,7 @@ class FrameScorer:
         n_envs: int,
         instruction: str = "",
         parts: tuple[str, ...] = (),
+        gate: FrameGate | None = None,
     ) -> None:
         needs, context = set(reward_model.needs), reward_model.context
         self._whole = context in ("prefix", "episode")  # the model sees episodes from their start, not single rows
@@ -177,7 +180,14 @@ class FrameScorer:
             raise ConfigError(
                 f"{type(reward_model).__name__} needs a reference trajectory, which there is none of here"
             )
+        if gate is not None and (self._whole or self._previous or not self._embed):
+            why = "looks at pixels alone" if not self._embed else "compares frames with earlier ones"
+            raise ConfigError(
+                f"frame_gate={gate.threshold:g} is for rewards that score the embedding of each frame by itself, and "
+                f"{type(reward_model).__name__} {why}: leave it out"
+            )
         self._encoder, self._model, self._instruction, self._parts = encoder, reward_model, instruction, parts
+        self._gate = gate
         self._history = EpisodeHistory(n_envs, whole_episodes=context == "episode") if self._whole else None
         # Two vectors per environment, float32: rounded ones would make a reward depend on where a batch ends.
         self._state: dict[str, list[FloatArray | None]] = {
@@ -203,18 +213,24 @@ class FrameScorer:
         """
         reasons = {int(row): REASONS[rows["reason"][row]] for row in np.flatnonzero(rows["reason"])}
         embeddings: FloatArray | None = None
-        seconds = 0.0
-        if self._embed:
+        gated: GatedEmbeddings | None = None
+        pictures, seconds = 0, 0.0
+        if self._gate is not None:
+            gated = self._gate.embed(rows, gathered, self._encode)
+            embeddings, pictures, seconds = gated.embeddings, gated.pictures, gated.seconds
+        elif self._embed:
             unique, seconds = self._encode(gathered.unique)
             embeddings = unique[gathered.index] if len(unique) else np.zeros((len(rows), 1), np.float32)
+            pictures = len(gathered.unique)
+        if embeddings is not None:
             for row in np.flatnonzero((gathered.index >= 0) & ~np.isfinite(embeddings).all(axis=1)):
                 reasons[int(row)] = "embedding is not finite"
         if self._history is not None:
             assert embeddings is not None
             scored = self._score_segments(*self._history.advance(rows, embeddings, reasons))
         else:
-            scored = self._score_rows(rows, gathered, embeddings, reasons)
-        return replace(scored, pictures=len(gathered.unique) if self._embed else 0, seconds=seconds)
+            scored = self._score_rows(rows, gathered, embeddings, reasons, gated)
+        return replace(scored, pictures=pictures, seconds=seconds)
 
     def _encode(self, frames: Frames) -> tuple[FloatArray, float]:
         assert self._encoder is not None
@@ -231,7 +247,12 @@ class FrameScorer:
         return embeddings, seconds
 
     def _score_rows(
-        self, rows: np.ndarray, gathered: Gathered, embeddings: FloatArray | None, reasons: dict[int, str]
+        self,
+        rows: np.ndarray,
+        gathered: Gathered,
+        embeddings: FloatArray | None,
+        reasons: dict[int, str],
+        gated: GatedEmbeddings | None = None,
     ) -> ScoredRows:
         """Score each transition by itself, with its initial and previous frame where they are needed."""
         initial = previous = None
@@ -249,6 +270,15 @@ class FrameScorer:
         raw, valid = np.zeros(len(rows), np.float32), np.zeros(len(rows), bool)
         parts = np.zeros((len(rows), len(self._parts)), np.float32)
         raw[good], valid[good], parts[good] = result.reward, result.valid, self._columns(result)
+        if self._gate is not None and gated is not None and len(gated.sample):
+            own = self._ask(
+                rows[gated.sample],
+                embeddings=gated.own,
+                initial=initial[gated.sample] if self._initial and initial is not None else None,
+                frames=gathered.unique[gathered.index[gated.sample]] if self._pixels else None,
+            )
+            both = own.valid & valid[gated.sample]
+            self._gate.compare(raw[gated.sample][both], own.reward[both])
         reasons |= {int(good[number]): reason for number, reason in result.reasons.items()}
         position = {int(row): number for number, row in enumerate(out)}
         reasons = {position[row]: why for row, why in reasons.items() if row in position}

@@ -1,0 +1,303 @@
+"""The frame gate against decisions worked out by hand, and against a plain loop over each stream."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlmreward.errors import ConfigError
+from vlmreward.testing.fakes import BrightnessReward, LinearReward, ProjectionEncoder
+from vlmreward.wrappers import frame_gate
+from vlmreward.wrappers.frame_gate import SAMPLE, FrameGate, GateCounts, describe_gate, difference
+from vlmreward.wrappers.scorer import Scorer
+from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, gather
+
+DIM = 24
+
+
+def grey(level, size=16):
+    return np.full((size, size, 3), level, np.uint8)
+
+
+def make_rows(places):
+    """Rows of (env, episode, step) in the order of capture, each with its own slot; step 0 is a reset's."""
+    return np.array(
+        [(n, env, n, episode, step, 0, False, False, step == 0, 0) for n, (env, episode, step) in enumerate(places)],
+        dtype=ROW_DTYPE,
+    )
+
+
+def own_embeddings(frames):
+    return ProjectionEncoder(DIM).encode_images(np.asarray(frames))
+
+
+def embed(gate, rows, frames, cuts=()):
+    """Run rows through a gate in jobs; return each row's embedding, and what the encoder was given."""
+    encoder, found = ProjectionEncoder(DIM), []
+    for part in np.split(np.arange(len(rows)), sorted(cuts)):
+        gated = gate.embed(rows[part], gather(rows[part], np.asarray(frames)), lambda f: (encode(encoder, f), 0.0))
+        found.extend(gated.embeddings if len(part) else [])
+    return np.array(found), encoder.batches
+
+
+def encode(encoder, frames):
+    return encoder.encode_images(frames) if len(frames) else np.empty((0, 1), np.float32)
+
+
+def taken_from(embeddings, frames):
+    """Which frame each embedding is of: the nearest one, which it must equal."""
+    own = own_embeddings(frames)
+    apart = np.abs(embeddings[:, None] - own[None]).max(axis=2)
+    assert apart.min(axis=1).max() < 1e-6
+    return apart.argmin(axis=1).tolist()
+
+
+# How far two pictures are apart.
+
+
+def test_small_thing_counts_as_much_in_a_large_picture():
+    one = np.full((96, 96, 3), 100, np.uint8)
+    other = one.copy()
+    other[33:41, 50:54] += 60  # 32 pixels of one block of 256
+    assert difference(one, other) == difference(other, one) == 60 * 32 / 256
+    assert np.abs(one.astype(float) - other).mean() < 0.3
+    other[..., 2] = one[..., 2]  # in two colours of three
+    assert difference(one, other) == pytest.approx(60 * 32 / 256 * 2 / 3)
+
+
+def test_blocks_at_the_border_are_as_large_as_what_is_left():
+    one, other = np.zeros((20, 35, 3), np.uint8), np.zeros((20, 35, 3), np.uint8)
+    assert difference(one, other) == 0
+    other[19, 34] = 255  # a corner of 4 x 3 pixels
+    assert difference(one, other) == 255 / 12
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_difference_is_that_of_a_plain_loop(height, width, seed):
+    rng = np.random.default_rng(seed)
+    one, other = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    blocks = [
+        np.abs(one[y : y + 16, x : x + 16].astype(int) - other[y : y + 16, x : x + 16]).mean()
+        for y in range(0, height, 16)
+        for x in range(0, width, 16)
+    ]
+    assert difference(one, other) == pytest.approx(max(blocks))
+
+
+# What is encoded.
+
+
+def test_drift_does_not_add_up():
+    """Each step is below the threshold; compared with the frame before, none would ever be encoded again."""
+    frames = [grey(level) for level in (10, 12, 14, 16, 18, 20, 22)]
+    rows = make_rows([(0, 0, step) for step in range(7)])
+    gate = FrameGate(4)
+    embeddings, batches = embed(gate, rows, frames)
+    np.testing.assert_array_equal(embeddings, own_embeddings(frames)[[0, 0, 0, 3, 3, 3, 6]])
+    assert batches == [3]
+    assert gate.counts == GateCounts(seen=7, encoded=3, skipped=4)
+
+
+def test_streams_do_not_mix():
+    noise = np.random.default_rng(0).integers(0, 200, (2, 16, 16, 3), dtype=np.uint8)  # two scenes
+    frames = [noise[0], noise[1], noise[0] + 1, noise[1] + 3, noise[0] + 2, noise[1] + 4, noise[0] + 3, noise[1] + 5]
+    rows = make_rows([(env, env, step) for step in range(4) for env in (0, 1)])
+    for cuts in ((), (3,), range(1, 8)):
+        gate = FrameGate(2)
+        embeddings, batches = embed(gate, rows, frames, cuts)
+        assert taken_from(embeddings, frames) == [0, 1, 0, 3, 0, 3, 6, 3]
+        assert sum(batches) == 4
+        assert gate.counts == GateCounts(seen=8, encoded=4, skipped=4)
+
+
+@pytest.mark.parametrize("cuts", [(), (2,), (1, 2, 3)])
+@pytest.mark.parametrize("first_step", [0, 1])
+def test_first_frame_of_an_episode_is_encoded_whatever_it_looks_like(cuts, first_step):
+    """Also where frames of resets are not scored, and the first one that comes is that of a step."""
+    rng = np.random.default_rng(0)
+    frames = [grey(100)] * 2 + [grey(101)] + [grey(100)] + [rng.integers(0, 9, (16, 16, 3), dtype=np.uint8)]
+    places = [(0, 7, first_step), (0, 7, first_step + 1), (0, 9, first_step), (0, 9, first_step + 1)]
+    gate = FrameGate(5)
+    embeddings, batches = embed(gate, make_rows(places), frames, cuts)
+    np.testing.assert_array_equal(embeddings, own_embeddings(frames)[[0, 0, 2, 2]])
+    assert sum(batches) == 2
+    assert gate.counts == GateCounts(seen=4, encoded=2, skipped=2)
+
+
+def test_refused_frame_is_not_seen_and_nothing_is_compared_with_it():
+    frames = [grey(100), grey(0), grey(101), grey(0)]
+    rows = make_rows([(0, 0, step) for step in range(4)])
+    rows["reason"][[1, 3]] = 1
+    for cuts in ((), (1,), (1, 2, 3)):
+        gate = FrameGate(5)
+        embeddings, _ = embed(gate, rows, frames, cuts)
+        np.testing.assert_array_equal(embeddings[[0, 2]], own_embeddings(frames)[[0, 0]])
+        assert gate.counts == GateCounts(seen=2, encoded=1, skipped=1)
+    assert embed(FrameGate(5), rows[1:2], frames)[1] == []
+
+
+def test_other_streams_begin_anew():
+    gate, frames, rows = FrameGate(255), [grey(5)], make_rows([(0, 0, 1)])
+    assert embed(gate, rows, frames)[1] == [1]
+    assert embed(gate, rows, frames)[1] == []
+    gate.forget()
+    assert embed(gate, rows, frames)[1] == [1]
+
+
+def walk(seed, n_envs, n_steps):
+    """Pictures that change a little or a lot, in episodes that end at random; rows and frames."""
+    rng = np.random.default_rng(seed)
+    places, frames = [], []
+    episode, step = list(range(n_envs)), [0] * n_envs
+    now = rng.integers(20, 60, (n_envs, 20, 20, 3))
+    for _ in range(n_steps):
+        for env in range(n_envs):
+            places.append((env, episode[env], step[env]))
+            frames.append(now[env].astype(np.uint8))
+            step[env] += 1
+            change = rng.random()
+            if change < 0.1:  # a reset to the very same picture
+                episode[env], step[env] = episode[env] + n_envs, 0
+            elif change < 0.8:
+                now[env, :3, :3] += rng.integers(-9, 10)
+            elif change < 0.9:
+                now[env] = rng.integers(20, 60, (20, 20, 3))
+            now[env] = np.clip(now[env], 1, 254)
+    return make_rows(places), np.array(frames)
+
+
+def plain(rows, frames, threshold):
+    """Return the frame whose embedding each row takes, by a loop over the streams."""
+    source = np.full(len(rows), -1)
+    for env in np.unique(rows["env"]):
+        last = None
+        for row in np.flatnonzero(rows["env"] == env):
+            first = last is None or rows["episode"][row] != rows["episode"][last]
+            if first or difference(frames[row], frames[last]) > threshold:
+                last = row
+            source[row] = last
+    return source
+
+
+@given(seed=st.integers(0, 10_000), n_envs=st.integers(1, 4), threshold=st.floats(0, 8), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_cut_into_jobs_gives_the_plain_loop_and_counts_add_up(seed, n_envs, threshold, data):
+    rows, frames = walk(seed, n_envs, 12)
+    cuts = data.draw(st.lists(st.integers(0, len(rows)), max_size=8))
+    source = plain(rows, frames, threshold)
+    gate = FrameGate(threshold)
+    scorer = FrameScorer(encoder := ProjectionEncoder(DIM), model := LinearReward(DIM), n_envs, gate=gate)
+    rewards = {}
+    for part in np.split(np.arange(len(rows)), sorted(cuts)):
+        if len(part):
+            scored = scorer.score(rows[part], gather(rows[part], frames))
+            assert scored.valid.all()
+            rewards |= dict(zip(scored.rows["ticket"].tolist(), scored.raw.tolist(), strict=True))
+    want = own_embeddings(frames[source]) @ model.direction
+    for ticket, reward in rewards.items():
+        assert reward == pytest.approx(want[ticket], abs=1e-6)
+    counts = gate.counts
+    assert counts.seen == len(rows) == counts.encoded + counts.skipped
+    assert counts.encoded <= (source == np.arange(len(rows))).sum()  # equal ones of a batch once
+    assert counts.encoded <= sum(encoder.batches) <= counts.encoded + counts.sampled
+
+
+@pytest.mark.parametrize("needs", [("embeddings",), ("embeddings", "initial")])
+def test_threshold_0_gives_the_same_bits(needs):
+    rows, frames = walk(3, 3, 100)
+    gate, found = FrameGate(0), []
+    for own in (None, gate):
+        encoder = ProjectionEncoder(DIM)
+        scorer = FrameScorer(encoder, LinearReward(DIM, needs=needs), 3, gate=own)
+        jobs = [scorer.score(part, gather(part, frames)) for part in np.array_split(rows, 100)]
+        found.append((np.concatenate([job.raw for job in jobs]), sum(encoder.batches)))
+    (want, encoded), (got, fewer) = found
+    assert got.tobytes() == want.tobytes()
+    assert fewer < encoded
+    assert gate.counts.skipped > 20
+    assert gate.counts.largest == 0
+
+
+# What it does to the reward.
+
+
+def test_differences_are_those_from_the_ungated_rewards(monkeypatch):
+    """With every skipped frame in the sample the figures are exact."""
+    monkeypatch.setattr(frame_gate, "SAMPLE", 1)
+    rows, frames = walk(5, 3, 60)
+    rewards = own_embeddings(frames).astype(np.float64) @ LinearReward(DIM).direction
+    most = np.quantile(rewards, 0.7)
+    model, gate = LinearReward(DIM, refuse_above=most), FrameGate(6)
+    scorer = FrameScorer(ProjectionEncoder(DIM), model, 3, gate=gate)
+    for part in np.array_split(rows, 7):
+        scorer.score(part, gather(part, frames))
+    source = plain(rows, frames, 6)
+    skipped = (source != np.arange(len(rows))) & ~rows["reset"]
+    both = skipped & (rewards <= most) & (rewards[source] <= most)  # refused by the model: there is nothing to compare
+    apart = np.abs(rewards - rewards[source])[both]
+    assert 0 < both.sum() < skipped.sum()
+    assert gate.counts.sampled == both.sum()
+    moved = gate.report()["reward_difference"]
+    assert moved["max"] == pytest.approx(apart.max(), abs=1e-6)
+    assert moved["mean"] == pytest.approx(apart.mean(), abs=1e-6)
+    assert moved["max"] > moved["mean"] > 0.001
+
+
+@pytest.mark.parametrize("cuts", [(), range(0, 10 * SAMPLE, 7)])
+def test_one_of_every_64_skipped_frames_is_sampled(cuts):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(100, 103, (1 + 10 * SAMPLE, 16, 16, 3), dtype=np.uint8)
+    rows = make_rows([(0, 0, 1 + step) for step in range(len(frames))])
+    gate = FrameGate(20)
+    scorer = FrameScorer(encoder := ProjectionEncoder(DIM), LinearReward(DIM), 1, gate=gate)
+    for part in np.split(rows, list(cuts)):
+        if len(part):
+            scorer.score(part, gather(part, frames))
+    assert sum(encoder.batches) == 11
+    counts = gate.counts
+    assert (counts.seen, counts.encoded, counts.skipped, counts.sampled) == (641, 1, 640, 10)
+
+
+def test_report_and_line():
+    counts = GateCounts(1000, 300, 700, 4, 0.02, 0.011) + GateCounts(10, 4, 6, 1, 0.005, 0.005)
+    assert counts.report(4) == {
+        "threshold": 4,
+        "seen": 1010,
+        "encoded": 304,
+        "skipped": 706,
+        "sampled": 5,
+        "reward_difference": {"max": 0.011, "mean": pytest.approx(0.005)},
+    }
+    assert counts.since(GateCounts(10, 4, 6, 1, 0.005, 0.005)).skipped == 700
+    assert describe_gate(counts.report(4)) == (
+        "frame gate 4: 1,010 frames seen, 304 encoded, 706 skipped; rewards differ by 0.011 at most, 0.005 on average "
+        "(5 of the skipped ones compared)"
+    )
+    assert "differ by an unknown amount (0 of" in describe_gate(GateCounts(5, 5, 0).report(0))
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (LinearReward(DIM, "pair"), "compares frames with earlier ones"),
+        (LinearReward(DIM, "frame", ("embeddings", "previous")), "compares frames with earlier ones"),
+        (LinearReward(DIM, "prefix"), "compares frames with earlier ones"),
+        (LinearReward(DIM, "episode"), "compares frames with earlier ones"),
+        (BrightnessReward(), "looks at pixels alone"),
+    ],
+)
+def test_model_that_needs_more_than_single_embeddings_is_refused(model, why):
+    with pytest.raises(ConfigError, match=why):
+        FrameScorer(ProjectionEncoder(DIM), model, 1, gate=FrameGate(3))
+    with pytest.raises(ConfigError, match="frame_gate=3 is for rewards that score the embedding of each frame"):
+        Scorer(ProjectionEncoder(DIM), model, None, gate=FrameGate(3))
+
+
+@pytest.mark.parametrize("threshold", [-1, 256, float("nan"), True, "x"])
+def test_threshold_that_is_no_level_is_refused(threshold):
+    with pytest.raises(ConfigError, match="frame_gate must be a number of levels from 0 to 255, or null, got"):
+        FrameGate(threshold)
