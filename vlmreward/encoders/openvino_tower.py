@@ -12,7 +12,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -144,26 +144,39 @@ class OpenVinoReplica(Replica):
             raise ConfigError(f"OpenVINO does not compute in {precision} on this processor: use encoder.precision=auto")
         super().__init__(Preprocess(config), torch.device("cpu"), batch_size or OPENVINO_BATCH, streams)
         self._requests = [compiled.create_infer_request() for _ in range(self.most_ahead + 1)]
+        # what each request reads: its input tensor shares the memory, and does not keep it alive
+        self._pixels: list[Frames | None] = [None] * len(self._requests)
         self._tensor = ov.Tensor
         self._turn = 0
 
-    def start(self, frames: Frames) -> Any:
-        """Set one batch going, uint8, shape (N, H, W, 3), on the stream that is free first."""
+    def start(self, frames: Frames) -> int:
+        """Set one batch going, uint8, shape (N, H, W, 3), and return the number of its request."""
         pixels = self.preprocess.fit(self.upload(frames)).permute(0, 2, 3, 1).contiguous().numpy()
-        request = self._requests[self._turn]
-        self._turn = (self._turn + 1) % len(self._requests)
-        request.wait()  # idle, unless an interrupt broke into an earlier call
-        request.set_input_tensor(self._tensor(pixels, shared_memory=True))
-        request.start_async()
-        return request, pixels  # the pixels stay alive as long as they are read
+        slot = self._turn
+        self._turn = (slot + 1) % len(self._requests)
+        self._settle(slot)  # at rest already, unless a second interrupt broke into drain()
+        self._pixels[slot] = pixels
+        self._requests[slot].set_input_tensor(self._tensor(pixels, shared_memory=True))
+        self._requests[slot].start_async()
+        return slot
 
-    def finish(self, started: Any) -> FloatArray:
+    def finish(self, started: int) -> FloatArray:
         """Wait for a batch, and return its unit-norm embeddings, float32, shape (N, D)."""
-        request, _ = started
+        request = self._requests[started]
         request.wait()
         features = np.array(request.get_output_tensor().data, dtype=np.float32)
         with np.errstate(invalid="ignore", divide="ignore"):  # as in TorchReplica: an all-zero feature must show
             return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    def drain(self) -> None:
+        """Wait until no request reads frames any more, and let go of them."""
+        for slot in range(len(self._requests)):
+            self._settle(slot)
+
+    def _settle(self, slot: int) -> None:
+        with suppress(RuntimeError):  # of a batch whose call has failed already; a request repeats it when it is asked
+            self._requests[slot].wait()
+        self._pixels[slot] = None
 
 
 def make_openvino_replicas(
