@@ -163,7 +163,11 @@ def test_only_listed_settings_change_on_resume() -> None:
     changed = change_for_resume(settings, {"total_timesteps": 5, "device": "cpu", "eval": {"episodes": 3}})
     assert (changed.total_timesteps, changed.device, changed.eval.episodes) == (5, "cpu", 3)
     assert changed.eval.seed == settings.eval.seed
-    for key in ("seed", "goal", "agent.gamma", "env", "n_envs", "encode_batch"):
+    assert changed.encoder == settings.encoder
+    changed = change_for_resume(settings, {"encoder.runtime": "torch"})
+    assert changed.encoder == {**settings.encoder, "runtime": "torch"}
+    assert replace(changed, encoder=settings.encoder) == settings
+    for key in ("seed", "goal", "agent.gamma", "env", "n_envs", "encode_batch", "encoder.precision"):
         with pytest.raises(ConfigError, match=f"{key} can't change when a run is resumed, only total_timesteps"):
             change_for_resume(settings, {key: 1})
     for asked, words in (

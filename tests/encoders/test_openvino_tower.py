@@ -15,12 +15,12 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from vlmreward.encoders import make_encoder
+from vlmreward.encoders import make_encoder, openvino_tower
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import cpu_has_bf16
 from vlmreward.encoders.openvino_tower import OPENVINO_BATCH, OpenVinoReplica, export_tower
 from vlmreward.encoders.preprocess import PreprocessConfig
-from vlmreward.errors import ConfigError, NonFiniteError
+from vlmreward.errors import ConfigError, ExportError, NonFiniteError
 
 pytest.importorskip("openvino", reason="needs pip install 'vlmreward[openvino]'")
 
@@ -218,6 +218,50 @@ def test_an_error_of_an_earlier_call_is_not_raised_in_the_next(frames):
     with pytest.raises(RuntimeError, match="an earlier one"):  # its own error is
         replica._requests[replica._turn].failed = True
         ours.encode_images(pictures)
+
+
+class Wrong(torch.nn.Module):
+    """A tower with something in the wrong place."""
+
+    def __init__(self, tower, before, after):
+        super().__init__()
+        self.tower, self.before, self.after = tower, before, after
+
+    def forward(self, pixels):
+        return self.after(self.tower(self.before(pixels)))
+
+
+def same(x):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda pixels: pixels.flip(1), same),  # BGR
+        (lambda pixels: pixels.flip(2), same),  # upside down
+        (same, lambda features: features.flip(0)),  # pictures in another order
+        (same, lambda features: features.roll(1, 1)),
+    ],
+    ids=["channels", "rows", "pictures", "features"],
+)
+def test_an_export_with_something_in_the_wrong_place_is_refused(monkeypatch, before, after):
+    def mixed_up(tower, config):
+        return export_tower(Wrong(tower, before, after).eval(), config)
+
+    monkeypatch.setattr(openvino_tower, "export_tower", mixed_up)
+    with pytest.raises(ExportError, match=r"differ from PyTorch's, centred cosine .* \(at least 0\.999\), by up to"):
+        build()
+
+
+def test_pytorchs_tower_is_let_go_of(frames):
+    torch.manual_seed(0)
+    model: Any = open_clip.create_model("tiny-vit", load_weights=False).eval()
+    tower = weakref.ref(model.visual)
+    ours = build(model=model)
+    gc.collect()
+    assert tower() is None
+    assert ours.encode_images(frames(2)).shape == (2, ours.dim)
 
 
 def test_weights_that_are_not_finite_are_refused(frames):
