@@ -19,7 +19,7 @@ from vlmreward.wrappers.action_repeat import check_repeat
 
 DEFAULT_TIMESTEPS = 100_000
 RUNTIME = "encoder.runtime"
-# What may differ between a run and its resumption: nothing that changes, but for rounding, what is learned from a state.
+# What may differ between a run and its resumption: nothing that changes, beyond rounding, what is learned from a state.
 MAY_CHANGE = ("total_timesteps", "device", "threads", "checkpoint_every", "eval", RUNTIME)
 NOT_KEPT = ("run_dir", "experiment", "audit")  # settings of train that a run's config does not hold
 
