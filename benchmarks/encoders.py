@@ -71,7 +71,7 @@ from throughput_ways import MINI, RANDOM, VIT
 from vlmreward.encoders.device import cpu_flags
 from vlmreward.encoders.int8 import quantise
 from vlmreward.encoders.int8_gate import Agreement, spearman
-from vlmreward.types import FloatArray, Frames
+from vlmreward.types import Frames
 
 USUAL = (MINI, VIT)
 ENCODERS = (*USUAL, "RN50" + RANDOM)

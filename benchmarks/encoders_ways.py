@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from throughput_bench import Library, make_clip_encoder
-from throughput_ways import MINI
 
 import vlmreward.envs  # noqa: F401  (registers the environments)
 from vlmreward.encoders.clip_model import ClipEncoder

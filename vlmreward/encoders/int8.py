@@ -167,7 +167,8 @@ def quantise(encoder: ClipEncoder, frames: Frames, episode: npt.NDArray[np.int64
 
 def fit_frames(encoder: ClipEncoder, frames: Frames) -> Frames:
     """Return frames, uint8, shape (N, H, W, 3), as an encoder's image tower takes them, (N, height, width, 3)."""
-    pixels = encoder.replicas[0].preprocess.fit(torch.from_numpy(np.ascontiguousarray(frames)))
+    replica = encoder.replicas[0]
+    pixels = replica.preprocess.fit(replica.upload(frames))
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
 
 
