@@ -5,8 +5,8 @@
 
 Every way turns the same frames (480 x 480 pixels of the humanoid in random poses) into rewards with the same weights.
 The ways run interleaved, each once in a round and every round in another order, and ratios are taken within a round.
-The unit is processor time of this process, on one thread. The reference is VLM-RM's loop, re-implemented from its paper's
-description: pixels to float32, bicubic resize of the whole batch, the float32 model, and the reward through the
+The unit is processor time of this process, on one thread. The reference is VLM-RM's loop, re-implemented from its
+paper's description: pixels to float32, bicubic resize of the whole batch, the float32 model, and the reward through the
 D x D projection.
 
 Beside each way stands the share of the processor's limit that its tower reaches: floating-point operations (those of

@@ -195,7 +195,7 @@ def test_evaluation_may_change_the_engine_and_no_more_of_the_encoder(tmp_path: P
     assert find("encoder.runtime=torch").settings.encoder == {**settings.encoder, "runtime": "torch"}
     with pytest.raises(ConfigError, match="encoder belongs to the run and can't change: leave it out"):
         find("encoder=siglip2")
-    with pytest.raises(ConfigError, match=r"encoder\.precision"):
+    with pytest.raises(ConfigError, match=r"encoder\.precision belongs to the run, only encoder\.runtime can change"):
         find("encoder.precision=bf16")
 
 

@@ -78,6 +78,8 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
         trained = settings
         default_task = _default_task(settings.env.name, arguments.config_dir, groups)
         asked = {f"env.kwargs.{key}": value for key, value in (options["env"].get("kwargs") or {}).items()}
+        if others := sorted(options["encoder"].keys() - {"runtime"}):
+            raise ConfigError(f"encoder.{others[0]} belongs to the run, only encoder.runtime can change: leave it out")
         settings, note = change_goal(settings, options)
         settings = replace(settings, encoder=change_runtime(settings.encoder, options["encoder"]["runtime"]))
     else:
