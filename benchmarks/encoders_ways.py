@@ -12,19 +12,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from throughput_bench import Library, make_clip_encoder
-from throughput_ways import MINI
 
 import vlmreward.envs  # noqa: F401  (registers the environments)
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import cpu_flags, cpu_has_bf16
-from vlmreward.encoders.int8 import VNNI, quantise, with_int8
+from vlmreward.encoders.int8 import VNNI, Int8Tower, fit_frames, quantise, with_int8
 from vlmreward.encoders.int8_gate import Agreement, judge
 from vlmreward.encoders.openvino_tower import import_openvino, openvino_core
 from vlmreward.rewards import make_reward
 from vlmreward.types import FloatArray, FrameBatch, Frames
 
 ALPHA = 0.5
-REFERENCE, TORCH = "VLM-RM's loop", "torch fp32"
+REFERENCE, TORCH, INT8 = "VLM-RM's loop (re-implemented)", "torch fp32", "openvino int8"
 SIDE = 480
 
 
@@ -96,16 +95,17 @@ class Bench:
         encoders: Ours, by engine and number format; "torch fp32" first.
         ways: From frames to rewards: VLM-RM's loop, and each of ours as training does it.
         steps: From frames to the tower's input, in three ways.
+        tower: Of "openvino int8", with the frames that it is judged by.
     """
 
     encoders: Mapping[str, ClipEncoder]
     ways: Mapping[str, Rewards]
     steps: Mapping[str, Callable[[Frames], Any]]
+    tower: Int8Tower
 
     def fit(self, frames: Frames) -> Frames:
         """Return frames at the tower's own size, uint8."""
-        fitted = self.encoders[TORCH].replicas[0].preprocess.fit(torch.from_numpy(frames))
-        return np.ascontiguousarray(fitted.permute(0, 2, 3, 1).numpy())
+        return fit_frames(self.encoders[TORCH], frames)
 
 
 def build(name: str, library: Library, frames: Frames) -> Bench:
@@ -120,7 +120,8 @@ def build(name: str, library: Library, frames: Frames) -> Bench:
     encoders = {TORCH: reference, "openvino fp32": make_clip_encoder(name, "fp32", "openvino")}
     if not lacks("bf16"):
         encoders |= {f"{runtime} bf16": make_clip_encoder(name, "bf16", runtime) for runtime in ("torch", "openvino")}
-    encoders["openvino int8"] = with_int8(reference, quantise(reference, frames, np.arange(len(frames))))
+    tower = quantise(reference, frames, np.arange(len(frames)))
+    encoders[INT8] = with_int8(reference, tower)
     score = make_score(reference, HUMANOID)
 
     def ours(encoder: ClipEncoder) -> Rewards:
@@ -137,6 +138,7 @@ def build(name: str, library: Library, frames: Frames) -> Bench:
             "VLM-RM's, float32": loop.preprocess,
             "ours, uint8": lambda frames: preprocess(torch.from_numpy(frames)),
         },
+        tower,
     )
 
 
@@ -151,12 +153,10 @@ def make_score(encoder: ClipEncoder, scene: Scene) -> Callable[[FloatArray], Flo
     return score
 
 
-def judge_int8(scene: Scene, frames: Frames) -> Agreement:
-    """Return how mini in int8 agrees with fp32 on two thirds of a scene's frames; the others calibrate it."""
-    encoder = make_clip_encoder(MINI, "fp32")
-    tower = quantise(encoder, frames, np.arange(len(frames)))
+def judge_int8(encoder: ClipEncoder, tower: Int8Tower, scene: Scene) -> Agreement:
+    """Return how an encoder's int8 tower agrees with fp32 on frames of a scene that did not calibrate it."""
     embeddings = with_int8(encoder, tower).encode_images(tower.frames)
-    return judge(tower.reference, embeddings, make_score(encoder, scene))
+    return judge(tower.reference, embeddings, tower.judged, make_score(encoder, scene))
 
 
 def render(scene: Scene, count: int) -> Frames:
@@ -198,7 +198,8 @@ def matrix_products() -> dict[str, list[tuple[float, Callable[[], Any]]]]:
             calls = [lambda request=request, given=given: request.infer([given], share_inputs=True)]
             if fmt != "int8":  # PyTorch has no product of whole numbers with a scale of its own
                 x, y = (matrix.to(torch.float32 if fmt == "fp32" else torch.bfloat16) for matrix in (a, b))
-                calls.append(lambda x=x, y=y: x @ y)
+                out = torch.empty(rows, columns, dtype=x.dtype)
+                calls.append(lambda x=x, y=y, out=out: torch.mm(x, y, out=out))
             found.setdefault(fmt, []).extend((operations, call) for call in calls)
     return found
 

@@ -17,6 +17,7 @@ from vlmreward.cli import calibration
 from vlmreward.cli.calibration import EPISODES, FRAMES_PER_EPISODE, collect_frames, held_out_score
 from vlmreward.cli.settings import EnvSettings
 from vlmreward.encoders.int8 import Int8Tower
+from vlmreward.errors import RenderingError
 from vlmreward.testing.fakes import LinearReward, ProjectionEncoder
 
 needs_openvino = pytest.mark.skipif(
@@ -38,8 +39,27 @@ def pixel_env() -> Any:
     del gym.registry["test/Pixel-v0"]
 
 
+def collect(settings: EnvSettings, seed: int) -> Any:
+    return collect_frames(settings, seed, lambda frames: frames)
+
+
+def test_frames_are_kept_at_the_size_that_the_encoder_takes(pixel_env: Any) -> None:
+    whole, _ = collect(pixel_env(length=20), 0)
+    small, _ = collect_frames(pixel_env(length=20), 0, lambda frames: frames[:, ::4, ::4])
+    assert np.array_equal(small, whole[:, ::4, ::4])
+
+
+def test_an_environment_that_fails_is_one_line(pixel_env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise gym.error.ResetNeeded("no picture before a reset")
+
+    monkeypatch.setattr(EnvSettings, "factory", lambda _: fail)
+    with pytest.raises(RenderingError, match=r"test/Pixel-v0 can't draw \(no picture before a reset\)"):
+        collect(pixel_env(), 0)
+
+
 def test_frames_are_spread_evenly_over_random_episodes(pixel_env: Any) -> None:
-    frames, episode = collect_frames(pixel_env(length=60), 0)
+    frames, episode = collect(pixel_env(length=60), 0)
     assert frames.dtype == np.uint8
     assert frames.shape == (len(episode), 16, 16, 3)
     counts = np.bincount(episode)
@@ -53,7 +73,7 @@ def test_frames_are_spread_evenly_over_random_episodes(pixel_env: Any) -> None:
 
 @pytest.mark.parametrize("length", [1, 5, 8, 15, 16, 17, 40, 100])
 def test_short_episodes_give_all_their_frames_and_long_ones_few(pixel_env: Any, length: int) -> None:
-    counts = np.bincount(collect_frames(pixel_env(length=length, size=110), 0)[1])
+    counts = np.bincount(collect(pixel_env(length=length, size=110), 0)[1])
     if length + 1 < 2 * FRAMES_PER_EPISODE:
         assert set(counts) == {length + 1}
     else:
@@ -61,13 +81,13 @@ def test_short_episodes_give_all_their_frames_and_long_ones_few(pixel_env: Any, 
 
 
 def test_the_same_seed_gives_the_same_frames_and_another_others(pixel_env: Any) -> None:
-    first, second, other = (collect_frames(pixel_env(length=20), seed)[0] for seed in (3, 3, 4))
+    first, second, other = (collect(pixel_env(length=20), seed)[0] for seed in (3, 3, 4))
     assert np.array_equal(first, second)
     assert first.shape != other.shape or not np.array_equal(first, other)
 
 
 def test_frames_of_one_colour_are_left_out(pixel_env: Any) -> None:
-    counts = np.bincount(collect_frames(pixel_env(length=9, black_steps=(0, 3)), 0)[1])
+    counts = np.bincount(collect(pixel_env(length=9, black_steps=(0, 3)), 0)[1])
     assert set(counts) == {8}
 
 
@@ -80,7 +100,9 @@ def test_rewards_of_held_out_frames_are_those_of_training(context: Any, needs: t
     lengths = [5, 1, 7]
     frames = rng.integers(0, 256, (13, 4, 4, 3), dtype=np.uint8)
     embeddings = ProjectionEncoder().encode_images(frames)
-    tower = Int8Tower("", b"", b"", frames, embeddings, np.repeat([4, 1, 2], lengths))
+    judged = np.ones(13, bool)
+    judged[[0, 3, 6, 12]] = False  # they are the others' context all the same
+    tower = Int8Tower("", b"", b"", frames, embeddings, np.repeat([4, 1, 2], lengths), judged)
     reward = LinearReward(context=context, needs=needs)
     dots, found = embeddings @ reward.direction, []
     for first, length in zip((0, 5, 6), lengths, strict=True):
@@ -92,15 +114,17 @@ def test_rewards_of_held_out_frames_are_those_of_training(context: Any, needs: t
             "episode": [own.mean()] * (length - 1),
         }[context]
     rounding = 2e-3 if context in ("prefix", "episode") else 1e-6  # whole episodes are kept in float16
-    assert np.sort(held_out_score(reward, tower, "")(embeddings)) == pytest.approx(np.sort(found), abs=rounding)
+    scored = held_out_score(reward, tower, "")(embeddings)
+    assert np.flatnonzero(np.isnan(scored)).tolist() == [0, 5, 6]  # frames of resets
+    assert scored[~np.isnan(scored)] == pytest.approx(np.array(found), abs=rounding)
 
 
 def test_a_frame_without_reward_is_nan() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
     embeddings = ProjectionEncoder().encode_images(frames)
-    tower = Int8Tower("", b"", b"", frames, embeddings, np.zeros(6, np.int64))
+    tower = Int8Tower("", b"", b"", frames, embeddings, np.zeros(6, np.int64), np.ones(6, bool))
     reward = LinearReward(refuse_above=float(np.sort(embeddings[1:] @ LinearReward().direction)[-2]))
-    assert np.isnan(held_out_score(reward, tower, "")(embeddings)).sum() == 1
+    assert np.isnan(held_out_score(reward, tower, "")(embeddings)).sum() == 1 + 1  # and that of the reset
 
 
 @pytest.fixture
@@ -121,7 +145,7 @@ def test_a_run_keeps_its_tower_for_every_command(
     encoder = json.loads((trained / "result.json").read_text())["encoder"]
     assert (encoder["precision"], encoder["runtime"]) == ("int8", "openvino")
     figures = encoder["int8_agreement"]
-    assert figures["frames"] >= 64
+    assert figures["frames"] >= figures["rewards"] >= 64
     assert figures["centred_cosine"] >= 0.99
     assert figures["spearman"] >= 0.995
     stored = trained / "int8.safetensors"
@@ -140,6 +164,12 @@ def test_a_run_keeps_its_tower_for_every_command(
     assert cli("train", "resume=run", "total_timesteps=200").code == 0
     assert Int8Tower.load(stored).digest == tower.digest
 
+    few = np.flatnonzero(tower.judged)[:60]
+    stored.write_bytes(replace(tower, judged=np.isin(np.arange(len(tower.judged)), few)).to_bytes())
+    refused(cli("evaluate", "run=run", "episodes=1"), "evaluate", "int8 is refused", "the goal it was trained on")
+
+    stored.write_bytes(tower.to_bytes())
+    refused(cli("evaluate", "run=run", "episodes=1", "encoder.runtime=torch"), "evaluate", "got 'torch'")
     stored.write_bytes(stored.read_bytes()[:-5])
     refused(cli("evaluate", "run=run", "episodes=1"), "evaluate", "int8.safetensors can't be read")
     refused(cli("train", "resume=run", "total_timesteps=300"), "train", "int8.safetensors can't be read")

@@ -70,7 +70,7 @@ def test_missing_gl_and_weights_are_failures(monkeypatch: pytest.MonkeyPatch) ->
     ("installed", "state", "words"),
     [
         (True, "ok", "openvino in fp32, torch for transformers"),
-        (False, "note", "torch in fp32: pip install 'vlmreward[openvino]' is faster on an x86-64 processor"),
+        (False, "note", "torch in fp32: for OpenVINO run pip install 'vlmreward[openvino]'"),
     ],
 )
 def test_runtime_of_encoders_is_named(monkeypatch: pytest.MonkeyPatch, installed: bool, state: str, words: str) -> None:
@@ -79,7 +79,8 @@ def test_runtime_of_encoders_is_named(monkeypatch: pytest.MonkeyPatch, installed
     monkeypatch.setattr(device, "cpu_has_bf16", lambda: False)
     monkeypatch.setattr(device.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(runtime.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(runtime, "find_spec", lambda name: object() if installed else None)
+    for module in (runtime, doctor):
+        monkeypatch.setattr(module, "find_spec", lambda name: object() if installed else None)
     assert doctor.check_runtime() == [Finding("encoder runtime", state, words)]  # type: ignore[arg-type]
 
 

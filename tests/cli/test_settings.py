@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import yaml
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups
+from vlmreward.cli.load_run import Subject, find_subject
+from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings, change_for_resume, change_goal, resolve
 from vlmreward.errors import CheckpointError, ConfigError, UnknownNameError
 
@@ -163,7 +166,11 @@ def test_only_listed_settings_change_on_resume() -> None:
     changed = change_for_resume(settings, {"total_timesteps": 5, "device": "cpu", "eval": {"episodes": 3}})
     assert (changed.total_timesteps, changed.device, changed.eval.episodes) == (5, "cpu", 3)
     assert changed.eval.seed == settings.eval.seed
-    for key in ("seed", "goal", "agent.gamma", "env", "n_envs", "encode_batch"):
+    assert changed.encoder == settings.encoder
+    changed = change_for_resume(settings, {"encoder.runtime": "torch"})
+    assert changed.encoder == {**settings.encoder, "runtime": "torch"}
+    assert replace(changed, encoder=settings.encoder) == settings
+    for key in ("seed", "goal", "agent.gamma", "env", "n_envs", "encode_batch", "encoder.precision"):
         with pytest.raises(ConfigError, match=f"{key} can't change when a run is resumed, only total_timesteps"):
             change_for_resume(settings, {key: 1})
     for asked, words in (
@@ -174,6 +181,22 @@ def test_only_listed_settings_change_on_resume() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             change_for_resume(settings, asked)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+def test_evaluation_may_change_the_engine_and_no_more_of_the_encoder(tmp_path: Path, command: str) -> None:
+    settings = settle()
+    run = f"run={RunFolder.create(settings, str(tmp_path / 'run')).path}"
+
+    def find(*asked: str) -> Subject:
+        return find_subject(command, parse_arguments([run, *asked]))
+
+    assert find().settings.encoder == settings.encoder
+    assert find("encoder.runtime=torch").settings.encoder == {**settings.encoder, "runtime": "torch"}
+    with pytest.raises(ConfigError, match="encoder belongs to the run and can't change: leave it out"):
+        find("encoder=siglip2")
+    with pytest.raises(ConfigError, match=r"encoder\.precision belongs to the run, only encoder\.runtime can change"):
+        find("encoder.precision=bf16")
 
 
 def ask(**changes: Any) -> dict[str, Any]:

@@ -37,3 +37,13 @@ def test_only_a_few_sizes_are_recorded(both, cartpole_frames):
         ours, reference = (encoder.encode_images(cartpole_frames[:n]) for encoder in both)
         assert ours == pytest.approx(reference, abs=1e-5)
     assert len(both[1].replicas[0].tower._recorded) == MOST_GRAPHS
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_every_gpu_records_its_own_graphs(cartpole_frames):
+    reference: Any = make_encoder("mini", device="cuda:0", precision="fp32", runtime="torch")
+    ours: Any = make_encoder("mini", device="cuda:0,cuda:1", precision="fp32", runtime="cuda_graphs")
+    for n in (2, 240):  # both record at the same time, then both replay
+        expected = reference.encode_images(cartpole_frames[:n])
+        for _ in range(2):
+            assert ours.encode_images(cartpole_frames[:n]) == pytest.approx(expected, abs=1e-5)

@@ -55,9 +55,9 @@ def with_tables(tower, change):
 
 def test_mini_passes_on_frames_of_other_episodes(encoder, tower, score, cartpole_frames):
     quick = with_int8(encoder, tower)
-    agreement = judge(tower.reference, quick.encode_images(tower.frames), score)
+    agreement = judge(tower.reference, quick.encode_images(tower.frames), tower.judged, score)
     agreement.check()
-    assert agreement.frames == 80
+    assert agreement.frames == agreement.rewards == 80
     assert agreement.centred_cosine < 1 - 1e-5  # it is another arithmetic
     # frames that were not there at all, at the environment's size, against fp32 by itself
     unseen = cartpole_frames[::-1, :, ::-1]
@@ -71,7 +71,7 @@ def test_perturbed_weights_are_refused_with_the_figures(encoder, tower, score):
         return np.clip(table + rng.integers(-40, 41, table.shape), -128, 127).astype(np.int8)
 
     bad = with_int8(encoder, with_tables(tower, perturb))
-    agreement = judge(tower.reference, bad.encode_images(tower.frames), score)
+    agreement = judge(tower.reference, bad.encode_images(tower.frames), tower.judged, score)
     with pytest.raises(ConfigError, match=r"precision int8 is refused, centred cosine -?0\.\d{4} \(at least 0\.99\)"):
         agreement.check()
     assert with_tables(tower, lambda table: table).digest == tower.digest  # nothing but the tables was changed
@@ -113,7 +113,7 @@ def test_a_file_holds_all_of_it(tower, tmp_path):
     path.write_bytes(tower.to_bytes())
     loaded = Int8Tower.load(path)
     assert (loaded.encoder, loaded.xml, loaded.weights) == (tower.encoder, tower.xml, tower.weights)
-    for name in ("frames", "reference", "episode"):
+    for name in ("frames", "reference", "episode", "judged"):
         ours, theirs = getattr(loaded, name), getattr(tower, name)
         assert ours.dtype == theirs.dtype
         assert np.array_equal(ours, theirs)

@@ -40,23 +40,25 @@ def test_centred_cosine_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("cosine", "rank", "fine"),
+    ("rewards", "cosine", "rank", "fine"),
     [
-        (0.99, 0.995, True),
-        (0.9899, 1.0, False),
-        (1.0, 0.9949, False),
-        (float("nan"), 1.0, False),
-        (1.0, float("nan"), False),
+        (64, 0.99, 0.995, True),
+        (63, 1.0, 1.0, False),
+        (64, 0.9899, 1.0, False),
+        (64, 1.0, 0.9949, False),
+        (64, float("nan"), 1.0, False),
+        (64, 1.0, float("nan"), False),
     ],
 )
-def test_both_figures_must_pass_and_are_named(cosine, rank, fine):
-    agreement = Agreement(100, cosine, rank)
+def test_all_figures_must_pass_and_are_named(rewards, cosine, rank, fine):
+    agreement = Agreement(100, rewards, cosine, rank)
     if fine:
         agreement.check()
         return
     with pytest.raises(ConfigError) as refused:
-        agreement.check()
-    for words in (f"{cosine:.4f} (at least 0.99)", f"{rank:.4f} (at least 0.995)", "100 held-out", "precision=auto"):
+        agreement.check("do this")
+    figures = (f"{cosine:.4f} (at least 0.99)", f"{rank:.4f} (at least 0.995)", f"{rewards} rewards (at least 64)")
+    for words in (*figures, "100 held-out", ": do this"):
         assert words in str(refused.value)
 
 
@@ -64,10 +66,12 @@ def test_judge_asks_for_the_reward_of_both():
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(100, 8)).astype(np.float32)
     close = reference + rng.normal(scale=0.01, size=reference.shape).astype(np.float32)
-    agreement = judge(reference, close, lambda x: x[1:, 0])
-    assert agreement.frames == 100
+    judged = np.arange(100) >= 10
+    close[:10] = 5  # nobody asks for these
+    agreement = judge(reference, close, judged, lambda x: np.where(np.arange(100) < 30, np.nan, x[:, 0]))
+    assert (agreement.frames, agreement.rewards) == (90, 70)
     assert agreement.centred_cosine > 0.999
-    expected: Any = spearmanr(reference[1:, 0], close[1:, 0])
+    expected: Any = spearmanr(reference[30:, 0], close[30:, 0])
     assert agreement.spearman == pytest.approx(expected.statistic)
 
 
@@ -77,8 +81,10 @@ def test_a_reward_that_only_the_quantised_tower_lacks_counts_against_it():
     def score(lost):
         return lambda x: np.where((np.arange(100) == lost) & (x is not reference), np.nan, x[:, 0])
 
-    assert np.isnan(judge(reference, reference.copy(), score(5)).spearman)
-    both = judge(reference, reference.copy(), lambda x: np.where(np.arange(100) == 5, np.nan, x[:, 0]))
+    every = np.ones(100, bool)
+    assert np.isnan(judge(reference, reference.copy(), every, score(5)).spearman)
+    both = judge(reference, reference.copy(), every, lambda x: np.where(np.arange(100) == 5, np.nan, x[:, 0]))
+    assert both.rewards == 99
     assert both.spearman == pytest.approx(1)
 
 
@@ -90,12 +96,15 @@ def pictures(n, seed=0):
 def test_no_episode_and_no_frame_is_on_both_sides(numbers):
     frames = pictures(192)
     frames[10::20] = frames[0]  # the same picture in many episodes
-    calibration, held_out = split_frames(frames, numbers)
+    frames[numbers == numbers.max()] = frames[-1]  # a whole episode of one picture
+    calibration, held_out, judged = split_frames(frames, numbers)
     assert not set(numbers[calibration]) & set(numbers[held_out])
-    assert not {frames[i].tobytes() for i in calibration} & {frames[i].tobytes() for i in held_out}
-    left_out = set(range(192)) - set(calibration) - set(held_out)
-    assert all((frames[i] == frames[0]).all() for i in left_out)
-    assert len(left_out) > 0
+    assert sorted([*calibration, *held_out]) == list(range(192))  # no gap in any episode
+    calibrated, asked = ([frames[i].tobytes() for i in rows] for rows in (calibration, held_out[judged]))
+    assert not set(calibrated) & set(asked)
+    assert len(set(asked)) == len(asked)
+    assert {frames[i].tobytes() for i in held_out[~judged]} <= {*calibrated, *asked}
+    assert not judged.all()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +113,7 @@ def test_no_episode_and_no_frame_is_on_both_sides(numbers):
         (pictures(300), np.zeros(300, np.int64)),  # one episode: nothing is left to judge by
         (pictures(80), np.arange(80)),
         (np.repeat(pictures(1), 300, axis=0), np.arange(300)),
+        (np.repeat(pictures(60), 5, axis=0), np.repeat(np.arange(60), 5)),  # each picture five times
     ],
 )
 def test_too_few_frames_are_refused(frames, episode):

@@ -1,10 +1,12 @@
 """OpenVINO gives PyTorch's embeddings, in any number of streams, and leaves the process as it was."""
 
+import gc
 import logging
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,12 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from vlmreward.encoders import make_encoder
+from vlmreward.encoders import make_encoder, openvino_tower
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import cpu_has_bf16
 from vlmreward.encoders.openvino_tower import OPENVINO_BATCH, OpenVinoReplica, export_tower
 from vlmreward.encoders.preprocess import PreprocessConfig
-from vlmreward.errors import ConfigError, NonFiniteError
+from vlmreward.errors import ConfigError, ExportError, NonFiniteError
 
 pytest.importorskip("openvino", reason="needs pip install 'vlmreward[openvino]'")
 
@@ -149,13 +151,117 @@ def test_callers_in_several_threads_do_not_disturb_each_other(both, cartpole_fra
     assert all(np.array_equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
-def test_batches_left_by_an_interrupted_call_do_no_harm(tiny, frames):
-    ours = tiny
-    pictures = frames(2 * OPENVINO_BATCH)
+def test_batches_left_by_an_interrupted_call_do_no_harm(torch_threads, frames, monkeypatch):
+    torch_threads(2)
+    ours = build(batch_size=4)
+    replica = ours.replicas[0]
+    pictures = frames(32)
+    expected = ours.encode_images(pictures)
+    begun = []
+    start = replica.start
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replica, "start", lambda batch: begun.append(start(batch)) or begun[-1])
+    monkeypatch.setattr(replica, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ours.encode_images(pictures)
+    monkeypatch.undo()
+    assert len(begun) == replica.most_ahead + 1  # three were under way, the fourth was just begun
+    assert all(replica._requests[slot].wait_for(0) for slot in begun)  # none reads on
+    assert replica._pixels == [None] * 4
+    assert np.array_equal(ours.encode_images(pictures), expected)
+
+
+def test_frames_outlive_the_call_that_has_begun_to_read_them(frames):
+    """A request shares the memory of its frames and keeps no reference of its own."""
+    ours = build()
+    replica, pictures = ours.replicas[0], frames(OPENVINO_BATCH, 100, 100)
     expected = ours.encode_images(pictures)
     for _ in range(5):
-        ours.replicas[0].start(pictures[:OPENVINO_BATCH])
+        slot = replica.start(pictures)
+        kept = weakref.ref(replica._pixels[slot])
+        gc.collect()
+        assert kept() is not None
+        assert np.array_equal(replica.finish(slot), expected)
+        replica.drain()
+        assert kept() is None
+
+
+class Failing:
+    """A request whose work fails, and which says so at every wait until it is started again."""
+
+    def __init__(self, request):
+        self.request, self.failed = request, True
+
+    def __getattr__(self, name):
+        return getattr(self.request, name)
+
+    def wait(self):
+        self.request.wait()
+        if self.failed:
+            raise RuntimeError("an earlier one")
+
+    def start_async(self):
+        self.failed = False
+        self.request.start_async()
+
+
+def test_an_error_of_an_earlier_call_is_not_raised_in_the_next(frames):
+    ours = build()
+    replica, pictures = ours.replicas[0], frames(5)
+    expected = ours.encode_images(pictures)
+    replica._requests[:] = map(Failing, replica._requests)
     assert np.array_equal(ours.encode_images(pictures), expected)
+    replica._requests[replica._turn].start_async = replica._requests[replica._turn].request.start_async
+    replica._requests[replica._turn].failed = True
+    with pytest.raises(RuntimeError, match="an earlier one"):  # its own error is
+        ours.encode_images(pictures)
+
+
+class Wrong(torch.nn.Module):
+    """A tower with something in the wrong place."""
+
+    def __init__(self, tower, before, after):
+        super().__init__()
+        self.tower, self.before, self.after = tower, before, after
+
+    def forward(self, pixels):
+        return self.after(self.tower(self.before(pixels)))
+
+
+def same(x):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda pixels: pixels.flip(1), same),  # BGR
+        (lambda pixels: pixels.flip(2), same),  # upside down
+        (same, lambda features: features.flip(0)),  # pictures in another order
+        (same, lambda features: features.roll(1, 1)),
+    ],
+    ids=["channels", "rows", "pictures", "features"],
+)
+def test_an_export_with_something_in_the_wrong_place_is_refused(monkeypatch, before, after):
+    def mixed_up(tower, config):
+        return export_tower(Wrong(tower, before, after).eval(), config)
+
+    monkeypatch.setattr(openvino_tower, "export_tower", mixed_up)
+    with pytest.raises(ExportError, match=r"differ from PyTorch's, centred cosine .* \(at least 0\.999\), by up to"):
+        build()
+
+
+def test_pytorchs_tower_is_let_go_of(frames):
+    torch.manual_seed(0)
+    model: Any = open_clip.create_model("tiny-vit", load_weights=False).eval()
+    tower = weakref.ref(model.visual)
+    ours = build(model=model)
+    gc.collect()
+    assert tower() is None
+    assert ours.encode_images(frames(2)).shape == (2, ours.dim)
 
 
 def test_weights_that_are_not_finite_are_refused(frames):

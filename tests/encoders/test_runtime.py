@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 
-from vlmreward.encoders import make_encoder, runtime
+from vlmreward.encoders import make_encoder, openvino_tower, runtime
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.preprocess import PreprocessConfig
 from vlmreward.encoders.runtime import choose_runtime, is_convolutional
@@ -41,7 +41,7 @@ def machine(monkeypatch):
         ({"processor": "aarch64"}, [CPU], "fp32", "torch"),  # not measured there
     ],
 )
-def test_auto_takes_openvino_where_it_was_measured_to_be_faster(machine, about, devices, precision, chosen):
+def test_auto_takes_openvino_for_convolutions_and_bf16(machine, about, devices, precision, chosen):
     machine(**about)
     assert choose_runtime(devices, "auto", precision) == chosen
 
@@ -80,6 +80,19 @@ def test_without_the_package_auto_is_torch_and_the_name_is_one_line(monkeypatch)
     assert getattr(make_encoder("mini", device="cpu"), "runtime", None) == "torch"
     with pytest.raises(DependencyNotInstalled, match=r"'openvino' is not installed: run pip install 'vlmreward\[openv"):
         make_encoder("mini", device="cpu", runtime="openvino")
+
+
+def test_auto_is_torch_where_the_package_is_broken(machine, monkeypatch, caplog):
+    def broken(name="openvino"):
+        raise ImportError("libopenvino.so: no such file\nin any folder")
+
+    machine()
+    monkeypatch.setattr(openvino_tower, "import_openvino", broken)
+    encoder: Any = make_encoder("mini", device="cpu", precision="fp32")
+    assert encoder.runtime == "torch"
+    assert "libopenvino.so: no such file in any folder; going on with runtime=torch" in caplog.text
+    with pytest.raises(ImportError, match="libopenvino"):
+        make_encoder("mini", device="cpu", precision="fp32", runtime="openvino")
 
 
 class Untraceable(torch.nn.Module):

@@ -94,10 +94,11 @@ def build_scoring(settings: TrainSettings, folder: Path | None = None) -> Scorin
         prompts["baseline"] = list(settings.baseline)
     make_encoder = partial(make_encoder_from_config, device=settings.device)
     make_reward = partial(make_reward_from_config, settings.reward, **prompts)
+    made: tuple[RewardModel, RewardTransform] | None = None
     quantised: Quantised | None = None
     if is_int8(settings):
         stored = None if folder is None else folder / INT8_FILE
-        encoder, quantised = quantise_encoder(settings, stored, make_encoder, lambda encoder: make_reward(encoder)[0])
+        encoder, made, quantised = quantise_encoder(settings, stored, make_encoder, make_reward)
     else:
         encoder = make_encoder(settings.encoder)
     if settings.encoder["name"] == "mini" and not settings.env.id.startswith("vlmreward/"):
@@ -108,7 +109,7 @@ def build_scoring(settings: TrainSettings, folder: Path | None = None) -> Scorin
         )
     if settings.cache is not None:
         encoder = open_cached(encoder, settings.cache, settings.cache_dtype)
-    model, transform = make_reward(encoder)
+    model, transform = made or make_reward(encoder)
     return Scoring(encoder, model, transform, quantised)
 
 

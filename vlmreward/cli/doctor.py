@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -110,12 +111,11 @@ def check_packages() -> list[Finding]:
 
 def check_processor() -> list[Finding]:
     """Look at cores and at what speeds the encoder up."""
+    from vlmreward.encoders.device import cpu_flags
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
-    speed = [
-        name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if name in flags
-    ]
+    flags, known = cpu_flags(), ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    speed = [name for name in known if name in flags]
     words = f"{cores} cores, {', '.join(speed) or 'no vector extensions known'}"
     return [Finding("processor", "ok", words)]
 
@@ -135,7 +135,7 @@ def check_device() -> list[Finding]:
 def check_runtime() -> list[Finding]:
     """Look at which engine encoders would run in, and in which precision."""
     from vlmreward.encoders.device import choose_precision, resolve_devices
-    from vlmreward.encoders.runtime import choose_runtime
+    from vlmreward.encoders.runtime import X86_64, choose_runtime
 
     devices = resolve_devices("auto")
     precision = choose_precision(devices, "auto")
@@ -143,8 +143,9 @@ def check_runtime() -> list[Finding]:
     words = f"{convolutional} in {precision}"
     if transformer != convolutional:
         words += f", {transformer} for transformers"
-    if convolutional == "torch" and devices[0].type == "cpu":
-        words += ": pip install 'vlmreward[openvino]' is faster on an x86-64 processor"
+    missing = devices[0].type == "cpu" and platform.machine() in X86_64 and find_spec("openvino") is None
+    if missing:
+        words += ": for OpenVINO run pip install 'vlmreward[openvino]'"
         return [Finding("encoder runtime", "note", words)]
     return [Finding("encoder runtime", "ok", words)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from vlmreward.cli.calibration import is_int8
 from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups
 from vlmreward.cli.run_folder import RunFolder
-from vlmreward.cli.settings import TrainSettings, change_goal, resolve
+from vlmreward.cli.settings import TrainSettings, change_goal, change_runtime, resolve
 from vlmreward.cli.values import flag, number, whole
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 
 # Settings of a run that evaluate and record read under the same name.
-_GOAL_KEYS = ("goal", "baseline", "env")
+_GOAL_KEYS = ("goal", "baseline", "env", "encoder")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,10 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
         trained = settings
         default_task = _default_task(settings.env.name, arguments.config_dir, groups)
         asked = {f"env.kwargs.{key}": value for key, value in (options["env"].get("kwargs") or {}).items()}
+        if others := sorted(options["encoder"].keys() - {"runtime"}):
+            raise ConfigError(f"encoder.{others[0]} belongs to the run, only encoder.runtime can change: leave it out")
         settings, note = change_goal(settings, options)
+        settings = replace(settings, encoder=change_runtime(settings.encoder, options["encoder"]["runtime"]))
     else:
         if not chosen:
             compose(command, arguments)  # a misspelt setting is the better thing to complain about

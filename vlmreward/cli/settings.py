@@ -19,8 +19,9 @@ from vlmreward.wrappers.action_repeat import check_repeat
 from vlmreward.wrappers.frame_gate import check_threshold
 
 DEFAULT_TIMESTEPS = 100_000
-# What may differ between a run and its resumption: nothing that changes what is learned from a given state.
-MAY_CHANGE = ("total_timesteps", "device", "threads", "checkpoint_every", "eval")
+RUNTIME = "encoder.runtime"
+# What may differ between a run and its resumption: nothing that changes, beyond rounding, what is learned from a state.
+MAY_CHANGE = ("total_timesteps", "device", "threads", "checkpoint_every", "eval", RUNTIME)
 NOT_KEPT = ("run_dir", "experiment", "audit")  # settings of train that a run's config does not hold
 
 
@@ -261,6 +262,11 @@ def change_goal(settings: TrainSettings, asked: Mapping[str, Any]) -> tuple[Trai
     return TrainSettings(**{**_fields(settings), "env": changed, "goal": goal, "baseline": baseline}), note
 
 
+def change_runtime(encoder: Mapping[str, Any], runtime: Any) -> dict[str, Any]:
+    """Return an encoder's settings with another engine, which keeps its id; None for its own."""
+    return {**encoder} if runtime is None else {**encoder, "runtime": str(runtime)}
+
+
 def change_for_resume(settings: TrainSettings, asked: Mapping[str, Any]) -> TrainSettings:
     """Return a run's settings with those changes that a resumption may make.
 
@@ -279,7 +285,8 @@ def change_for_resume(settings: TrainSettings, asked: Mapping[str, Any]) -> Trai
             raise ConfigError(
                 f"{key} can't change when a run is resumed, only {', '.join(MAY_CHANGE)} can: start a new run for that"
             )
-    changed = {**own, **asked}
+    changed = {**own, **{key: value for key, value in asked.items() if key != RUNTIME}}
+    changed["encoder"] = change_runtime(settings.encoder, asked.get(RUNTIME))
     if "eval" in asked:
         known = {f"eval.{f.name}" for f in fields(EvalSettings)}
         if not isinstance(asked["eval"], Mapping):

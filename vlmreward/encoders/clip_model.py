@@ -107,8 +107,16 @@ class ClipEncoder:
             optimise(model)
         self._name = name
         self._tokenizer = tokenizer
-        tower: torch.nn.Module = model.visual  # type: ignore[assignment]
-        replicas, self.runtime = build_replicas(tower, preprocess, devices, self.precision, batch_size, runtime)
+        replicas, self.runtime = build_replicas(
+            model.visual,  # type: ignore[arg-type]
+            preprocess,
+            devices,
+            self.precision,
+            batch_size,
+            runtime,
+        )
+        if self.runtime == "openvino":
+            model.visual = torch.nn.Identity()  # OpenVINO has a copy of its weights
         self._images = Replicas(replicas)
         self._model = model.eval().requires_grad_(False).to(devices[0])
         self._text_device = devices[0]

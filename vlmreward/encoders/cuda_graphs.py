@@ -1,18 +1,21 @@
 """An image tower that a GPU replays from recorded CUDA graphs, so that no time goes into launching its kernels.
 
-The kernels are those of PyTorch, so the embeddings are PyTorch's to the bit. A compiler (``torch.compile``) would fuse
-some of them, but needs minutes, a C compiler, and Triton, which dies where a picture was rendered through EGL before.
-Not measured: no GPU was at hand. The gain is in small batches, whose kernels are shorter than their launch.
+The kernels are those of PyTorch. A compiler (``torch.compile``) would fuse some of them, but needs a C compiler, and
+Triton, which dies where a picture was rendered through EGL before. Nothing is measured, neither how close the
+embeddings are nor what is gained: no GPU was at hand.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import torch
 
 MOST_GRAPHS = 4  # batch sizes that are recorded; each graph keeps the memory of its activations
 WARM_UPS = 3  # runs before the recording, as PyTorch's manual asks: libraries choose kernels and take memory
+_RECORDING = threading.Lock()
+"""One recording at a time in this process: PyTorch's allocator and its default recording stream are shared."""
 
 
 class _Recorded(NamedTuple):
@@ -39,7 +42,8 @@ class GraphedTower:
         if len(pixels) not in self._recorded:
             if len(self._recorded) >= MOST_GRAPHS:
                 return self._run(pixels)
-            self._recorded[len(pixels)] = self._record(pixels)
+            with _RECORDING:
+                self._recorded[len(pixels)] = self._record(pixels)
         recorded = self._recorded[len(pixels)]
         recorded.pixels.copy_(pixels)
         recorded.graph.replay()
@@ -51,7 +55,7 @@ class GraphedTower:
 
     def _record(self, pixels: torch.Tensor) -> _Recorded:
         pixels = pixels.clone()
-        side = torch.cuda.Stream(self.device)
+        side = torch.cuda.Stream(self.device)  # PyTorch's own choice is one stream of one GPU for the whole process
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
@@ -59,6 +63,6 @@ class GraphedTower:
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # thread_local: a policy that learns on another thread may take memory meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             features = self._run(pixels)
         return _Recorded(graph, pixels, features)

@@ -217,6 +217,9 @@ class Replica(ABC):
     def finish(self, started: Any) -> FloatArray:
         """Wait for a batch, and return its unit-norm embeddings, float32, shape (N, D)."""
 
+    def drain(self) -> None:  # noqa: B027  (PyTorch keeps what its kernels read)
+        """Wait for batches that are under way and that nobody will finish, and let go of their frames."""
+
     def encode(self, frames: Frames) -> FloatArray:
         """Encode frames in batches.
 
@@ -234,18 +237,21 @@ class Replica(ABC):
         start = 0
         on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
         with self._lock, torch.inference_mode(), on_device:
-            while start < len(frames):
-                size = min(self.batch_size, math.ceil(len(frames) / self.lanes))
-                batch = frames[start : start + size]
-                started = self._try(batch)
-                while under_way and (started is None or len(under_way) >= self.most_ahead):
-                    done.append(self.finish(under_way.popleft()))
-                if started is None:
-                    self._shrink(len(batch))
-                    continue
-                under_way.append(started)
-                start += len(batch)
-            done += [self.finish(started) for started in under_way]
+            try:
+                while start < len(frames):
+                    size = min(self.batch_size, math.ceil(len(frames) / self.lanes))
+                    batch = frames[start : start + size]
+                    started = self._try(batch)
+                    while under_way and (started is None or len(under_way) >= self.most_ahead):
+                        done.append(self.finish(under_way.popleft()))
+                    if started is None:
+                        self._shrink(len(batch))
+                        continue
+                    under_way.append(started)
+                    start += len(batch)
+                done += [self.finish(started) for started in under_way]
+            finally:
+                self.drain()
         return np.concatenate(done)
 
     def _try(self, frames: Frames) -> Any:

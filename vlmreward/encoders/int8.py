@@ -30,13 +30,12 @@ from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import TorchReplica, cpu_flags
 from vlmreward.encoders.int8_gate import split_frames
 from vlmreward.encoders.openvino_tower import OpenVinoReplica, export_tower, import_openvino, openvino_core
-from vlmreward.encoders.runtime import choose_runtime
 from vlmreward.errors import ConfigError, ExportError, WeightsError
-from vlmreward.types import FloatArray, Frames
+from vlmreward.types import BoolArray, FloatArray, Frames
 
-FORMAT = "vlmreward-int8-1"
+FORMAT = "vlmreward-int8-2"
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}  # processors that add products of 8-bit numbers in 32 bits
-_TENSORS = ("xml", "weights", "frames", "reference", "episode")
+_TENSORS = ("xml", "weights", "frames", "reference", "episode", "judged")
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Int8Tower:
         frames: Held-out frames as the tower takes them, uint8, shape (N, height, width, 3).
         reference: Their embeddings in fp32, float32, shape (N, D).
         episode: Number of each one's episode, int64, shape (N,).
+        judged: Which of them count, shape (N,); see :func:`vlmreward.encoders.int8_gate.split_frames`.
     """
 
     encoder: str
@@ -58,6 +58,7 @@ class Int8Tower:
     frames: Frames
     reference: FloatArray
     episode: npt.NDArray[np.int64]
+    judged: BoolArray
 
     @property
     def digest(self) -> str:
@@ -67,7 +68,8 @@ class Int8Tower:
     @property
     def content_digest(self) -> str:
         """16 hex digits that change with anything that is stored."""
-        judges = (np.ascontiguousarray(array).data for array in (self.frames, self.reference, self.episode))
+        arrays = (self.frames, self.reference, self.episode, self.judged)
+        judges = (np.ascontiguousarray(array).data for array in arrays)
         return _digest(self.encoder.encode(), self.xml, self.weights, *judges)
 
     def to_bytes(self) -> bytes:
@@ -78,6 +80,7 @@ class Int8Tower:
             "frames": self.frames,
             "reference": self.reference,
             "episode": self.episode,
+            "judged": self.judged,
         }
         return save(tensors, {"format": FORMAT, "encoder": self.encoder, "digest": self.content_digest})
 
@@ -123,7 +126,8 @@ def check_int8(device_names: list[str], runtime: str) -> None:
     """
     if runtime not in ("auto", "openvino"):
         raise ConfigError(f"precision int8 is computed by runtime openvino, got {runtime!r}: use encoder.runtime=auto")
-    choose_runtime([torch.device(name) for name in device_names], "openvino")
+    if any(torch.device(name).type != "cpu" for name in device_names):
+        raise ConfigError(f"precision int8 runs on device=cpu, got {','.join(device_names)}: use device=cpu")
     for package in ("openvino", "nncf"):
         import_openvino(package)
 
@@ -152,13 +156,20 @@ def quantise(encoder: ClipEncoder, frames: Frames, episode: npt.NDArray[np.int64
             f"{encoder.runtime}: build it so"
         )
     assert isinstance(replica.tower, torch.nn.Module)
-    pixels = replica.preprocess.fit(torch.from_numpy(np.ascontiguousarray(frames)))
-    fitted = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
-    calibration, held_out = split_frames(fitted, episode)
+    fitted = fit_frames(encoder, frames)
+    calibration, held_out, judged = split_frames(fitted, episode)
     with _quiet():
         model = _quantise(export_tower(replica.tower, encoder.preprocess), fitted[calibration])
     kept = np.ascontiguousarray(fitted[held_out])
-    return Int8Tower(encoder.id, *_write(model), kept, encoder.encode_images(kept), episode[held_out].astype(np.int64))
+    numbers = episode[held_out].astype(np.int64)
+    return Int8Tower(encoder.id, *_write(model), kept, encoder.encode_images(kept), numbers, judged)
+
+
+def fit_frames(encoder: ClipEncoder, frames: Frames) -> Frames:
+    """Return frames, uint8, shape (N, H, W, 3), as an encoder's image tower takes them, (N, height, width, 3)."""
+    replica = encoder.replicas[0]
+    pixels = replica.preprocess.fit(replica.upload(frames))
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
 
 
 def with_int8(encoder: ClipEncoder, tower: Int8Tower) -> ClipEncoder:

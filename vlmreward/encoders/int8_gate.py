@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.errors import ConfigError
-from vlmreward.types import FloatArray, Frames
+from vlmreward.types import BoolArray, FloatArray, Frames
 
 MIN_COSINE = 0.99
 MIN_SPEARMAN = 0.995
 MIN_CALIBRATION = 16  # frames
-MIN_HELD_OUT = 64
+MIN_HELD_OUT = 64  # frames, and rewards of them
 
 Score = Callable[[FloatArray], npt.NDArray[np.floating]]
-"""From embeddings (N, D) of the held-out frames to rewards (M,), NaN where there is none; M need not be N."""
+"""From embeddings (N, D) of the held-out frames to each one's reward (N,), NaN where it has none."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Agreement:
     """How a quantised tower agrees with the one it was made from, on held-out frames.
 
     Attributes:
-        frames: How many.
+        frames: How many, all different.
+        rewards: How many of them have a reward by either tower.
         centred_cosine: Mean over frames of the cosine between the two embeddings, each less its mean over frames.
         spearman: Rank correlation of the rewards; NaN where they do not differ.
     """
 
     frames: int
+    rewards: int
     centred_cosine: float
     spearman: float
 
@@ -44,23 +46,27 @@ class Agreement:
         """Return the figures in words."""
         return (
             f"centred cosine {self.centred_cosine:.4f} (at least {MIN_COSINE}) and rank correlation of rewards "
-            f"{self.spearman:.4f} (at least {MIN_SPEARMAN}) to fp32 on {self.frames} held-out frames"
+            f"{self.spearman:.4f} (at least {MIN_SPEARMAN}) to fp32 on {self.frames} held-out frames, "
+            f"{self.rewards} rewards (at least {MIN_HELD_OUT})"
         )
 
-    def check(self) -> None:
+    def check(self, advice: str = "use another precision, or calibrate on frames that show more") -> None:
         """Refuse a tower that does not agree.
+
+        Args:
+            advice: What to do then.
 
         Raises:
             ConfigError: A figure is below its threshold, or is none.
         """
-        # not "<": NaN is refused too
-        if not (self.centred_cosine >= MIN_COSINE and self.spearman >= MIN_SPEARMAN):
-            raise ConfigError(
-                f"precision int8 is refused, {self}: use encoder.precision=auto, or calibrate on frames that show more"
-            )
+        agrees = self.centred_cosine >= MIN_COSINE and self.spearman >= MIN_SPEARMAN  # NaN does not
+        if not agrees or self.rewards < MIN_HELD_OUT:
+            raise ConfigError(f"precision int8 is refused, {self}: {advice}")
 
 
-def split_frames(frames: Frames, episode: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def split_frames(
+    frames: Frames, episode: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], BoolArray]:
     """Divide frames into those to calibrate on and those to judge by.
 
     Args:
@@ -68,34 +74,45 @@ def split_frames(frames: Frames, episode: npt.NDArray[np.int64]) -> tuple[npt.ND
         episode: Number of each frame's episode, shape (N,); a number of its own for a frame of no known episode.
 
     Returns:
-        Row numbers, in order: of every third episode; and of the others, without frames that equal one of the former.
+        Row numbers, in order, of every third episode, and of the others; and which of the latter are to be judged, no
+        two of them equal and none equal to one of the former. The rest is context: a reward may need whole episodes.
 
     Raises:
         ConfigError: There are too few of either.
     """
     _, order = np.unique(episode, return_inverse=True)
     calibration = np.flatnonzero(order % 3 == 0)
-    seen = {frames[row].tobytes() for row in calibration}
-    held_out = np.array([row for row in np.flatnonzero(order % 3) if frames[row].tobytes() not in seen], dtype=np.int64)
-    if len(calibration) < MIN_CALIBRATION or len(held_out) < MIN_HELD_OUT:
+    held_out = np.flatnonzero(order % 3)
+    seen, judged = {frames[row].tobytes() for row in calibration}, np.zeros(len(held_out), bool)
+    for number, row in enumerate(held_out):
+        judged[number] = (picture := frames[row].tobytes()) not in seen
+        seen.add(picture)
+    if len(calibration) < MIN_CALIBRATION or judged.sum() < MIN_HELD_OUT:
         raise ConfigError(
             f"precision int8 needs {MIN_CALIBRATION} frames to calibrate on and {MIN_HELD_OUT} different ones of other "
-            f"episodes to judge by, got {len(calibration)} and {len(held_out)}: give more frames, or use precision=auto"
+            f"episodes to judge by, got {len(calibration)} and {judged.sum()}: use another "
+            "precision, or give longer episodes"
         )
-    return calibration, held_out
+    return calibration, held_out, judged
 
 
-def judge(reference: FloatArray, embeddings: FloatArray, score: Score) -> Agreement:
+def judge(reference: FloatArray, embeddings: FloatArray, judged: BoolArray, score: Score) -> Agreement:
     """Compare a quantised tower with the one it was made from.
 
     Args:
         reference: Embeddings of held-out frames in fp32, shape (N, D).
         embeddings: Those of the quantised tower, same shape.
+        judged: Which of them count, shape (N,).
         score: The reward.
     """
     ours, theirs = score(embeddings), score(reference)
-    known = np.isfinite(theirs)  # a reward that only the quantised tower fails to give counts against it
-    return Agreement(len(reference), centred_cosine(reference, embeddings), spearman(theirs[known], ours[known]))
+    known = np.isfinite(theirs) & judged  # a reward that only the quantised tower fails to give counts against it
+    return Agreement(
+        int(judged.sum()),
+        int(np.isfinite(ours[known]).sum()),
+        centred_cosine(reference[judged], embeddings[judged]),
+        spearman(theirs[known], ours[known]),
+    )
 
 
 def centred_cosine(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:

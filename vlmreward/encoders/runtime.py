@@ -1,6 +1,6 @@
 """Which engine runs the image tower: PyTorch, OpenVINO on a CPU, or CUDA graphs on a GPU (docs/runtimes.md).
 
-PyTorch is the reference: the others must give its embeddings, and are checked against it when they are built.
+PyTorch is the reference: the others must give its embeddings. OpenVINO is checked against it when it is built.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ def choose_runtime(
 
     Args:
         devices: Where the tower runs.
-        runtime: ``"auto"`` takes OpenVINO where it is installed and was measured to be the faster: on x86-64, for
-            convolutional towers in fp32, and for all in bf16 where the processor has it. In fp32 a transformer is one
-            matrix product after the other, at which PyTorch is as fast in half the memory. It looks at what is there
-            and times nothing, so that equal machines choose equally.
+        runtime: ``"auto"`` takes OpenVINO where it is installed on x86-64, for convolutional towers in fp32, and for
+            all in bf16 where the processor has it; ``benchmarks/encoders.py`` times the engines side by side. It
+            looks at what is there and times nothing, so that equal machines choose equally.
         precision: Of the tower, decided.
         convolutional: See :func:`is_convolutional`.
 
@@ -98,10 +97,10 @@ def build_replicas(
 
         try:
             return make_openvino_replicas(tower, config, devices, precision, batch_size), chosen
-        except ExportError as e:
+        except (ExportError, ImportError) as e:  # OpenVINO may be installed and not fit its own libraries
             if runtime != "auto":
                 raise
-            logger.warning("%s; going on with runtime=torch", e)
+            logger.warning("%s; going on with runtime=torch", " ".join(str(e).split()))
             chosen = "torch"
     if chosen == "cuda_graphs":
         from vlmreward.encoders.cuda_graphs import GraphedTower
