@@ -8,7 +8,7 @@ on one of every :data:`SAMPLE` skipped frames, which is encoded all the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,13 +70,25 @@ class GateCounts:
 
     def __add__(self, other: GateCounts) -> GateCounts:
         """Return the counts of two stretches of a run as one."""
-        *sums, _ = (mine + its for mine, its in zip(astuple(self), astuple(other), strict=True))
-        return GateCounts(*sums, max(self.largest, other.largest))
+        return GateCounts(
+            self.seen + other.seen,
+            self.encoded + other.encoded,
+            self.skipped + other.skipped,
+            self.sampled + other.sampled,
+            self.difference + other.difference,
+            max(self.largest, other.largest),
+        )
 
     def since(self, before: GateCounts) -> GateCounts:
         """Return what came after ``before``; the largest difference is that of both."""
-        *rest, _ = (mine - its for mine, its in zip(astuple(self), astuple(before), strict=True))
-        return GateCounts(*rest, self.largest)
+        return GateCounts(
+            self.seen - before.seen,
+            self.encoded - before.encoded,
+            self.skipped - before.skipped,
+            self.sampled - before.sampled,
+            self.difference - before.difference,
+            self.largest,
+        )
 
     def report(self, threshold: float) -> dict[str, Any]:
         """Return what a result says, as JSON; the differences are null where no frame was sampled."""
@@ -170,10 +182,10 @@ class FrameGate:
             encode: Returns embeddings, float32, shape (N, D), and the time it took.
         """
         unique, index = gathered.unique, gathered.index
-        before = []  # in the table, behind this job's pictures
-        for anchor in self._anchors.values():
-            anchor.place = len(unique) + len(before)
-            before.append(anchor.embedding)
+        before: list[FloatArray] = []  # in the table, behind this job's pictures
+        for known in self._anchors.values():
+            known.place = len(unique) + len(before)
+            before.append(known.embedding)
         place = np.full(len(rows), -1, np.int64)
         kept: set[int] = set()
         sample: list[int] = []
@@ -200,9 +212,9 @@ class FrameGate:
         table[wanted] = encoded
         if before:
             table[len(unique) : -1] = before
-        for anchor in self._anchors.values():
-            if anchor.embedding is _NOTHING:  # copies: views would keep the whole job alive
-                anchor.frame, anchor.embedding = anchor.frame.copy(), table[anchor.place].copy()
+        for known in self._anchors.values():
+            if known.embedding is _NOTHING:  # copies: views would keep the whole job alive
+                known.frame, known.embedding = known.frame.copy(), table[known.place].copy()
         seen = int((index >= 0).sum())
         self.counts += GateCounts(seen, len(kept), seen - len(kept))
         return GatedEmbeddings(table[place], chosen, table[index[chosen]], len(wanted), seconds)
