@@ -33,10 +33,24 @@ ENVS = {
     "mountaincar": "vlmreward/MountainCar-v0",
     "humanoid": "vlmreward/Humanoid-v0",
 }
-FIGURES = (
-    "audit_score", "auroc", "auprc", "spearman_progress", "pearson_progress", "epic_progress", "cohen_d",
-    "prompt_margin",
-)  # fmt: skip
+FIGURES = {
+    "audit_score": "audit score",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "spearman_progress": "Spearman",
+    "epic_progress": "EPIC",
+    "prompt_margin": "margin over other prompts",
+}
+HEAD = """# The audits of every task with `mini`
+
+Each is the audit of a task's own goal with the defaults: 2,000 frames, half of them states, half from episodes of
+random actions. In brackets stand 95 % intervals; what the columns mean stands in
+[the page of the command](../audit.md). A page with film strips and controls stands beside each JSON: download it and
+open it in a browser. `python benchmarks/audits.py` makes all of it.
+
+Where the audit score is low although AUROC is high, the reward knows the goal, but does not rise with the environment's
+hand-written progress on the way to it.
+"""
 FRAMES = 5_000
 GOALS = (
     "pole vertically upright on top of the cart", "the pole is up", "a stick balanced on a trolley",
@@ -81,17 +95,18 @@ def measure_time() -> None:
     TIMES.write_text(json.dumps(result | {"seconds": seconds} | {k: found[k] for k in keys}, indent=2) + "\n")
 
 
-def print_tables() -> None:
-    """Print the figures of every audit, and the times."""
-    print(f"| env | task | success frames | {' | '.join(FIGURES)} |\n" + "|---" * (len(FIGURES) + 3) + "|")
+def write_page() -> str:
+    """Write the table of all audits as docs/audit/README.md, and return it."""
+    rows = [f"| env | task | frames with success | {' | '.join(FIGURES.values())} |", "|---" * (len(FIGURES) + 3) + "|"]
     for env, id in ENVS.items():
         for task in find_tasks(id):
             path = PAGES / f"{env}_{task}.json"
             if path.exists():
-                print(_row(env, task, json.loads(path.read_text())["views"][0]))
-    if TIMES.exists():
-        known = json.loads(TIMES.read_text())
-        print(f"\n{known['frames']} frames, {known['ways']} ways of scoring: {known['seconds']}")
+                rows.append(_row(env, task, json.loads(path.read_text())["views"][0]))
+    pictures = [f"![{path.stem}]({path.name})" for path in sorted(PAGES.glob("*.png"))]
+    table = "\n".join(rows)
+    (PAGES / "README.md").write_text(f"{HEAD}\n{table}\n\n## Landscapes\n\n" + "\n".join(pictures) + "\n")
+    return table
 
 
 def _row(env: str, task: str, view: dict[str, Any]) -> str:
@@ -118,7 +133,10 @@ def main() -> None:
         for env, id in ENVS.items():
             for task in find_tasks(id):
                 audit(env, task)
-    print_tables()
+    print(write_page())
+    if TIMES.exists():
+        known = json.loads(TIMES.read_text())
+        print(f"\n{known['frames']} frames, {known['ways']} ways of scoring, seconds: {known['seconds']}")
 
 
 if __name__ == "__main__":
