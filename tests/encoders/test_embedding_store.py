@@ -310,7 +310,7 @@ def test_killed_in_any_write_loses_only_what_was_not_added(tmp_path, numbered, c
     assert there.tolist() == list(range(added + (int(40 * share) if call % 2 else 0)))
     check(store, numbered, there)
     fill(store, numbered, range(200))
-    assert segment_sizes(store) == [(200, 200)], "what was half written is written over"
+    assert segment_sizes(store) == [(200, 200)], "what was half written is cut off"
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
         check(opened, numbered, np.arange(200))
     assert len(set(keys_on_disk(store))) == 200

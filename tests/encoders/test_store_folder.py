@@ -83,6 +83,19 @@ def test_keys_without_rows_are_cut_off_before_new_rows_come(folder):
     assert folder.keys_path(name).stat().st_size == 4 * KEY_BYTES
 
 
+def test_rows_without_keys_are_cut_off_before_new_rows_come(folder):
+    """Else a power cut could leave a killed writer's old rows with new keys."""
+    name = folder.new_name()
+    write(folder, name, 4)
+    with folder.rows_path(name).open("ab") as file:
+        file.write(b"x" * (3 * ROW + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(folder, name, 6, start=4)
+    assert folder.rows_path(name).stat().st_size == 4 * ROW
+
+
 def test_trimming_cuts_off_what_nobody_reads(folder):
     whole, torn, rowless = names = ["00000000-00000000", "00000001-00000000", "00000002-00000000"]
     for name in names:

@@ -2,7 +2,7 @@
 
 ``store.json`` says whose embeddings these are. A segment is a pair of files that only grow: ``<number>-<random>.rows``
 holds embeddings, ``.keys`` the hashes of the frames they are of. A row is written before its key, so what a killed
-writer leaves half written has no key, is seen by nobody, and is written over by the next one. Nothing here loads torch.
+writer leaves half written has no key, is seen by nobody, and is cut off by the next one. Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -213,12 +213,14 @@ class StoreFolder:
         Raises:
             StorageError: The disk is full or can't be written; what was stored before is whole.
         """
-        n = len(keys) // KEY_BYTES
+        row_bytes = len(rows) // (len(keys) // KEY_BYTES)
         # keys are opened first: a segment without its file of keys would be seen by nobody, and never removed
         with self._told(), _opened(self.keys_path(name)) as keys_file, _opened(self.rows_path(name)) as rows_file:
             # keys whose rows are lost must not meet new rows, not even if this process is killed in between
             os.ftruncate(keys_file, start * KEY_BYTES)
-            _write_at(rows_file, rows, start * (len(rows) // n))
+            # nor old rows new keys: a row that is written over may be the old one after a power cut, a new one is zeros
+            os.ftruncate(rows_file, start * row_bytes)
+            _write_at(rows_file, rows, start * row_bytes)
             _write_at(keys_file, keys, start * KEY_BYTES)
 
     def seal(self, name: str) -> None:
