@@ -5,7 +5,8 @@ before it adds: a frame has one embedding, the first, whoever asks. Rows are map
 
 ``kill -9`` costs nothing that was added. A power cut may cost rows of the newest segment that had not reached the disk:
 :meth:`EmbeddingStore.add` does not wait for it, which on a busy disk takes longer than encoding several frames. It is
-waited for when a segment is full, and the newest segment is looked through when a store is opened.
+waited for when a segment is full, and the newest segment is looked through when a store is opened that no process has
+open: it ends before the first lost row.
 """
 
 from __future__ import annotations
@@ -87,8 +88,10 @@ class EmbeddingStore:
         self._segments: list[_Mapped] = []
         self._in_use: weakref.finalize | None = None
         with _LOCK, self._files.locked():
+            mapped = self._files.in_use()
             self._claim()
-            self._drop_lost_rows()
+            if not mapped:  # else who opened it first has done so, and files must not get shorter under its maps
+                self._cut_off_lost_rows()
             self._take_notice()
 
     def __len__(self) -> int:
@@ -178,19 +181,21 @@ class EmbeddingStore:
             self._in_use()
         self._in_use = weakref.finalize(self, os.close, self._files.use())
 
-    def _drop_lost_rows(self) -> None:
-        """Leave out the rows that a power cut has kept from the disk: file systems show them as zeros."""
-        for segment in self._files.segments()[-1:]:
-            frames = segment.frames(self.meta.row_bytes)
-            if frames == 0:
+    def _cut_off_lost_rows(self) -> None:
+        """End the newest segment before what a power cut has kept from the disk: file systems show it as zeros.
+
+        What follows goes too, and is encoded again: nothing is copied, so there is no moment at which a kill or a full
+        disk could leave lost rows in a segment that is not the newest, where nobody looks for them.
+        """
+        for segment in reversed(self._files.segments()):
+            if (frames := segment.frames(self.meta.row_bytes)) == 0:
                 continue
-            rows, keys = self._map(segment.name, frames), self._files.read_keys(segment.name, 0, frames)
-            good = are_unit(rows)
-            if good.all():
-                continue
-            if good.any():
-                self._files.append(self._files.new_name(), 0, rows[good].tobytes(), keys[good].tobytes())
-            self._files.remove(segment.name)
+            keys, rows = self._files.read_keys(segment.name, 0, frames), self._map(segment.name, frames)
+            good = are_unit(rows) & keys.any(axis=1)
+            if not good.all():
+                self._files.cut(segment.name, int(good.argmin()), self.meta.row_bytes)
+            if good[0]:
+                return
 
     def _append(self, keys: Keys, rows: np.ndarray) -> None:
         segments = self._files.segments()
@@ -217,7 +222,9 @@ class EmbeddingStore:
                 continue  # pruned by another process; what is mapped stays readable
             segment = _Mapped(found.name, rows[: start + len(keys)])
             self._segments[number : number + 1] = [segment]
-            self._index.insert(keys, (number << _ROW_BITS) + np.arange(start, len(segment.rows)))
+            which, _ = distinct(keys)  # in a damaged file equal ones may stand, which take the index quadratic time
+            which = which[keys[which].any(axis=1)]  # zeros: not on the disk yet when the power went
+            self._index.insert(keys[which], (number << _ROW_BITS) + start + which)
 
     def _map(self, name: str, frames: int) -> np.ndarray:
         # "c", although nothing is ever written to it: torch takes no read-only memory

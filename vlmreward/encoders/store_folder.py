@@ -217,16 +217,28 @@ class StoreFolder:
         # keys are opened first: a segment without its file of keys would be seen by nobody, and never removed
         with self._told(), _opened(self.keys_path(name)) as keys_file, _opened(self.rows_path(name)) as rows_file:
             # keys whose rows are lost must not meet new rows, not even if this process is killed in between
-            os.ftruncate(keys_file, start * KEY_BYTES)
+            _cut(keys_file, start * KEY_BYTES)
             # nor old rows new keys: a row that is written over may be the old one after a power cut, a new one is zeros
-            os.ftruncate(rows_file, start * row_bytes)
+            _cut(rows_file, start * row_bytes)
             _write_at(rows_file, rows, start * row_bytes)
             _write_at(keys_file, keys, start * KEY_BYTES)
 
+    def cut(self, name: str, frames: int, row_bytes: int) -> None:
+        """Leave a segment its first frames; under the lock, and no process may have mapped the others."""
+        with self._told(), _opened(self.keys_path(name)) as keys_file, _opened(self.rows_path(name)) as rows_file:
+            _cut(keys_file, frames * KEY_BYTES)  # first: a row without a key is seen by nobody
+            _cut(rows_file, frames * row_bytes)
+
     def seal(self, name: str) -> None:
-        """Wait until a segment's embeddings are on the disk itself: only the newest segment can suffer a power cut."""
-        with self._told(), _opened(self.rows_path(name)) as rows_file:
+        """Wait until a segment is on the disk itself: only the newest segment can suffer a power cut."""
+        with self._told(), _opened(self.rows_path(name)) as rows_file, _opened(self.keys_path(name)) as keys_file:
             os.fsync(rows_file)
+            os.fsync(keys_file)
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)  # that the files are there is written in it
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def new_name(self) -> str:
         """Return a name for the next segment; never one that was there before."""
@@ -242,11 +254,7 @@ class StoreFolder:
     def trim(self, row_bytes: int) -> None:
         """Cut off rows without a key and keys without a row, which nobody reads; under the lock."""
         for segment in self.segments():
-            frames = segment.frames(row_bytes)
-            if segment.rows_size > frames * row_bytes:
-                os.truncate(self.rows_path(segment.name), frames * row_bytes)
-            if segment.keys_size > frames * KEY_BYTES:
-                os.truncate(self.keys_path(segment.name), frames * KEY_BYTES)
+            self.cut(segment.name, segment.frames(row_bytes), row_bytes)
 
     def remove_folder(self) -> None:
         """Remove a store without segments; under the lock."""
@@ -287,6 +295,11 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _cut(descriptor: int, size: int) -> None:
+    if os.fstat(descriptor).st_size > size:  # else left alone: a segment's age is that of its files
+        os.ftruncate(descriptor, size)
 
 
 def _write_at(descriptor: int, content: bytes, offset: int) -> None:
