@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -473,7 +474,9 @@ def test_full_disk_is_one_line_and_loses_nothing(tmp_path, numbered):
     fill(store, numbered, range(100))
     with (
         file_size_limit(int(120.4 * store.meta.row_bytes)),
-        pytest.raises(StorageError, match=r"can't write embeddings to .*: file too large; free some room, prune it"),
+        pytest.raises(
+            StorageError, match=r"can't write embeddings to .*: file too large; check its files and permissions, or"
+        ),
     ):
         fill(store, numbered, range(100, 150))
     check(store, numbered, np.arange(100))
@@ -497,7 +500,7 @@ def test_disk_that_is_full_for_the_keys_shows_no_frame_without_a_row(tmp_path, n
         return write(descriptor, content, offset)
 
     monkeypatch.setattr(store_folder.os, "pwrite", pwrite)
-    with pytest.raises(StorageError, match="no space left on device"):
+    with pytest.raises(StorageError, match="no space left on device; free some room, prune it"):
         fill(store, numbered, range(10, 30))
     monkeypatch.undo()
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
@@ -649,6 +652,55 @@ def test_folder_that_is_removed_by_hand_is_begun_again(tmp_path, numbered):
     again = EmbeddingStore(tmp_path, numbered.META)
     assert known(again, numbered, np.arange(20)).tolist() == list(range(10, 20))
     check(again, numbered, np.arange(10, 20))
+
+
+@pytest.mark.parametrize("lost", ["rows", "keys"])
+def test_half_removed_segment_is_never_written_to_again(tmp_path, numbered, lost):
+    """A kill between two unlinks; another store has mapped what the segment was, and goes on with it."""
+    store = EmbeddingStore(tmp_path, numbered.META)
+    fill(store, numbered, range(100))
+    live = EmbeddingStore(tmp_path, numbered.META)
+    (rows,) = files(store, "rows")
+    rows.with_suffix(f".{lost}").unlink()
+    writer = EmbeddingStore(tmp_path, numbered.META)
+    fill(writer, numbered, range(200, 400), writer=1)
+    assert [path.stem for path in files(store, "keys")] != [rows.stem]
+    live.refresh()
+    check(live, numbered, np.arange(100))
+    for opened in (live, writer, EmbeddingStore(tmp_path, numbered.META)):
+        check(opened, numbered, np.arange(200, 400), writer=1)
+        assert len(opened) == (300 if opened is live else 200)
+
+
+def test_file_that_takes_the_place_of_another_is_another_segment(tmp_path, numbered):
+    """A store is put back from a copy while a process has it open."""
+    live = EmbeddingStore(tmp_path / "a", numbered.META)
+    fill(live, numbered, range(100))
+    other = EmbeddingStore(tmp_path / "b", numbered.META)
+    fill(other, numbered, range(100, 250), writer=1)
+    for suffix in ("rows", "keys"):
+        os.replace(files(other, suffix)[0], files(live, suffix)[0])
+    live.refresh()
+    check(live, numbered, np.arange(100))
+    check(live, numbered, np.arange(100, 250), writer=1)
+    assert len(live) == 250
+
+
+def test_folder_that_another_has_made_again_is_claimed_before_it_is_written_to(tmp_path, numbered):
+    store = EmbeddingStore(tmp_path, numbered.META)
+    fill(store, numbered, range(10))
+    shutil.rmtree(store.path)
+    fill(EmbeddingStore(tmp_path, numbered.META), numbered, range(5), writer=1)  # and has gone
+    assert not StoreFolder(store.path).in_use()
+    fill(store, numbered, range(10, 20))
+    assert StoreFolder(store.path).in_use()
+    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(10, 20))
+    shutil.rmtree(store.path)
+    with StoreFolder(store.path).locked():
+        StoreFolder(store.path).write_meta(replace(numbered.META, dim=7))
+    with pytest.raises(ConfigError, match=r"holds embeddings of .*dim=7.*choose another cache="):
+        fill(store, numbered, range(20, 30))
+    assert files(store, "rows") == []
 
 
 def test_reading_changes_no_file(tmp_path, numbered):

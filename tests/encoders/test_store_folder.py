@@ -180,6 +180,8 @@ def test_use_is_seen_from_outside_until_it_ends(folder, tmp_path):
 
 def test_refusal_of_the_operating_system_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"can't write embeddings to .*: .*; free some room") as caught:
+    with pytest.raises(
+        StorageError, match=r"can't write embeddings to .*: .*; check its files and permissions, or choose"
+    ) as caught:
         StoreFolder(tmp_path / "file" / "store").locked().__enter__()
     assert "\n" not in str(caught.value)

@@ -8,8 +8,10 @@ writer leaves half written has no key, is seen by nobody, and is cut off by the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import mmap
 import os
 import re
 import uuid
@@ -80,12 +82,14 @@ class Segment:
         rows_size: Bytes of the file of embeddings.
         keys_size: Bytes of the file of keys.
         written: When something was added last, seconds since 1970.
+        inode: Of the file of embeddings, 0 if there is none: a file that was put in its place is another segment.
     """
 
     name: str
     rows_size: int
     keys_size: int
     written: float
+    inode: int
 
     def frames(self, row_bytes: int) -> int:
         """Return how many frames have both a key and a row."""
@@ -161,6 +165,14 @@ class StoreFolder:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
 
+    def is_used_by(self, descriptor: int) -> bool:
+        """Return whether a descriptor of :meth:`use` marks the store that is there now, not one that is gone."""
+        with self._told("read"):
+            try:
+                return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / META))
+            except FileNotFoundError:
+                return False
+
     def in_use(self) -> bool:
         """Return whether a process has the store open."""
         with self._told():
@@ -184,22 +196,45 @@ class StoreFolder:
                 if match := _SEGMENT_FILE.fullmatch(entry.name):
                     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                         files.setdefault(match[1], {})[match[2]] = entry.stat()
-        return [
-            Segment(name, file["rows"].st_size if "rows" in file else 0, file["keys"].st_size, file["keys"].st_mtime)
-            for name, file in sorted(files.items())
-            if "keys" in file
-        ]
+        segments = []
+        for name, file in sorted(files.items()):
+            if keys := file.get("keys"):
+                size, inode = (rows.st_size, rows.st_ino) if (rows := file.get("rows")) else (0, 0)
+                segments.append(Segment(name, size, keys.st_size, keys.st_mtime, inode))
+        return segments
 
-    def read_keys(self, name: str, start: int, frames: int) -> Keys:
-        """Return the keys of a segment's frames from ``start`` on, up to ``frames`` in all, uint64, shape (N, 2).
+    def read(self, segment: Segment, start: int, meta: StoreMeta) -> tuple[Keys, np.ndarray] | None:
+        """Map a segment's embeddings, and read the keys of its frames from ``start`` on.
+
+        Args:
+            segment: As it was found.
+            start: Number of frames whose keys are known.
+            meta: The form of the rows.
+
+        Returns:
+            Keys, uint64, shape (N, 2); and all rows in the store's dtype, shape (start + N, D). None if the segment was
+            removed or replaced meanwhile.
 
         Raises:
-            FileNotFoundError: The segment was removed.
+            StorageError: It can't be read.
         """
-        with self.keys_path(name).open("rb") as file:
-            file.seek(start * KEY_BYTES)
-            content = file.read((frames - start) * KEY_BYTES)
-        return np.frombuffer(content[: len(content) // KEY_BYTES * KEY_BYTES], np.uint64).reshape(-1, 2)
+        frames = segment.frames(meta.row_bytes)
+        with self._told("read"):
+            try:
+                with (
+                    _opened(self.keys_path(segment.name), os.O_RDONLY) as keys_file,
+                    _opened(self.rows_path(segment.name), os.O_RDONLY) as rows_file,
+                ):
+                    found = os.fstat(rows_file)
+                    content = os.pread(keys_file, (frames - start) * KEY_BYTES, start * KEY_BYTES)
+                    whole = len(content) == (frames - start) * KEY_BYTES and found.st_size >= frames * meta.row_bytes
+                    if found.st_ino != segment.inode or not whole:
+                        return None
+                    # copied on write, although nothing is ever written to it: torch takes no read-only memory
+                    mapped = mmap.mmap(rows_file, frames * meta.row_bytes, access=mmap.ACCESS_COPY)
+            except FileNotFoundError:
+                return None
+        return np.frombuffer(content, np.uint64).reshape(-1, 2), np.frombuffer(mapped, meta.dtype).reshape(frames, -1)
 
     def append(self, name: str, start: int, rows: bytes, keys: bytes) -> None:
         """Write to a segment, which is made if it is not there; under the lock.
@@ -277,20 +312,22 @@ class StoreFolder:
             os.close(descriptor)  # removed while we waited for it
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, what: str = "write") -> Iterator[None]:
         """Turn what the operating system refuses into one line."""
         try:
             yield
         except OSError as e:
+            full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "free some room, prune it with vlmreward cache," if full else "check its files and permissions,"
             raise StorageError(
-                f"can't write embeddings to {self.path}: {(e.strerror or str(e)).lower()}; free some room, prune it "
-                "with vlmreward cache, or choose another folder"
+                f"can't {what} embeddings {'to' if what == 'write' else 'of'} {self.path}: "
+                f"{(e.strerror or str(e)).lower()}; {advice} or choose another folder"
             ) from e
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+def _opened(path: Path, flags: int = os.O_CREAT | os.O_RDWR) -> Iterator[int]:
+    descriptor = os.open(path, flags, 0o666)
     try:
         yield descriptor
     finally:
