@@ -262,14 +262,14 @@ def encoders(outcome: Any) -> list[str]:
 def test_table_shows_every_store(cli: Any, cache: Path) -> None:
     outcome = cli("cache", "path=embeddings")
     head, *rows, total = (line.split() for line in outcome.out.splitlines())
-    assert " ".join(head) == "encoder precision stored as dim frames size last written in use"
+    assert " ".join(head) == "encoder precision runtime stored as dim frames size last written in use"
     yesterday, long_ago = (time.strftime("%Y-%m-%d", time.localtime(time.time() - d * 86400)) for d in (1, 100))
-    assert [row[:6] + row[7:9] for row in rows] == [
-        ["ViT/B", "fp32", "float16", "500", "100", "0.1", yesterday, rows[0][8]],
-        ["mini-2-aa", "fp32", "float16", "500", "2,000", "2.0", long_ago, rows[1][8]],
-        ["mini-2-bb", "fp32", "float16", "500", "1,000", "1.0", rows[2][7], rows[2][8]],
+    assert [row[:7] + row[8:10] for row in rows] == [
+        ["ViT/B", "fp32", "-", "float16", "500", "100", "0.1", yesterday, rows[0][9]],
+        ["mini-2-aa", "fp32", "-", "float16", "500", "2,000", "2.0", long_ago, rows[1][9]],
+        ["mini-2-bb", "fp32", "-", "float16", "500", "1,000", "1.0", rows[2][8], rows[2][9]],
     ]
-    assert [row[6] + row[-1] for row in rows] == ["MBno"] * 3
+    assert [row[7] + row[-1] for row in rows] == ["MBno"] * 3
     assert total == ["all", "3,100", "3.1", "MB"]
     assert encoders(cli("cache", "path=embeddings", "id=mini-2")) == ["mini-2-aa", "mini-2-bb"]
 
@@ -315,11 +315,19 @@ def test_run_that_has_a_store_open_keeps_what_it_writes_to(cli: Any, cache: Path
     assert "holds no embeddings" in cli("cache", "path=embeddings", "all=true").out
 
 
-def test_damaged_store_is_shown_and_can_be_removed(cli: Any, cache: Path) -> None:
-    (cache / "ViT%2FB__fp32__float16" / META).write_text("")
+@pytest.mark.parametrize("text", ["", '{"version": 2}'], ids=["damaged", "another version"])
+def test_unknown_store_is_shown_and_removed_only_by_its_name(cli: Any, cache: Path, text: str) -> None:
+    (cache / "ViT%2FB__fp32__float16" / META).write_text(text)
     outcome = cli("cache", "path=embeddings")
     (line,) = [line for line in outcome.out.splitlines() if line.startswith("ViT%2FB")]
-    assert line.split()[1:6] == ["damaged", "damaged", "damaged", "-", "0.1"]
+    assert line.split()[1:7] == ["unknown", "unknown", "unknown", "unknown", "-", "0.1"]
+    before = sorted(path for path in cache.rglob("*") if "ViT" in str(path))
+    for limits in (("max_size=1",), ("older_than=1000", "id=ViT")):
+        assert (
+            "kept ViT%2FB__fp32__float16: it is damaged or of another version"
+            in cli("cache", "path=embeddings", *limits).out
+        )
+    assert sorted(path for path in cache.rglob("*") if "ViT" in str(path)) == before
     assert encoders(cli("cache", "path=embeddings", "id=ViT", "all=true")) == ["mini-2-aa", "mini-2-bb"]
 
 

@@ -29,6 +29,7 @@ from vlmreward.encoders.store_folder import META, StoreFolder, StoreMeta
 from vlmreward.errors import ConfigError, StorageError
 
 KILL = -signal.SIGKILL
+WRONG_TYPES = '{"encoder": 3, "precision": null, "dim": 48, "dtype": "float16", "version": 1}'
 
 
 def unit(rows):
@@ -228,6 +229,7 @@ def test_each_encoder_precision_and_dtype_has_a_folder(tmp_path, numbered):
         replace(numbered.META, encoder="numbered/2"),
         replace(numbered.META, precision="bf16"),
         replace(numbered.META, precision=None),
+        replace(numbered.META, runtime="openvino"),
         replace(numbered.META, dtype="float32"),
     ]
     for writer, meta in enumerate(metas):
@@ -237,6 +239,7 @@ def test_each_encoder_precision_and_dtype_has_a_folder(tmp_path, numbered):
         "numbered%2F1__float16",
         "numbered%2F1__fp32__float16",
         "numbered%2F1__fp32__float32",
+        "numbered%2F1__fp32__openvino__float16",
         "numbered%2F2__fp32__float16",
     ]
     for writer, meta in enumerate(metas):
@@ -245,7 +248,7 @@ def test_each_encoder_precision_and_dtype_has_a_folder(tmp_path, numbered):
         np.testing.assert_allclose(store.read(store.find(numbered.keys_of(range(5)))), rows, atol=5e-4)
 
 
-@pytest.mark.parametrize("change", [{"encoder": "other"}, {"dim": 49}, {"dtype": "float32"}, {"version": 0}])
+@pytest.mark.parametrize("change", [{"encoder": "other"}, {"dim": 49}, {"dtype": "float32"}, {"runtime": "torch"}])
 def test_folder_of_something_else_is_refused(tmp_path, numbered, change):
     path = EmbeddingStore(tmp_path, numbered.META).path
     (path / META).write_text(json.dumps({**json.loads((path / META).read_text()), **change}))
@@ -254,13 +257,23 @@ def test_folder_of_something_else_is_refused(tmp_path, numbered, change):
     assert str(next(iter(change.values()))) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"encoder": "x"}', "\x00\xff", '{"dim": "a"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"encoder": "x"}', "\x00\xff", '{"dim": "a"}', WRONG_TYPES]
+)
 def test_damaged_description_is_one_line(tmp_path, numbered, text):
     path = EmbeddingStore(tmp_path, numbered.META).path
     (path / META).write_text(text)
     with pytest.raises(StorageError, match=r"store\.json is damaged: remove the folder .*numbered%2F1") as caught:
         EmbeddingStore(tmp_path, numbered.META)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None])
+def test_other_version_is_one_line_whatever_its_fields(tmp_path, numbered, version):
+    path = EmbeddingStore(tmp_path, numbered.META).path
+    (path / META).write_text(json.dumps({"version": version, "codec": "zip"}))
+    with pytest.raises(StorageError, match=rf"is of version {version!r}, not 1: choose another cache="):
+        EmbeddingStore(tmp_path, numbered.META)
 
 
 @pytest.mark.parametrize(("dim", "dtype"), [(4, "float64"), (0, "float16"), ("4", "float16")])

@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -42,6 +43,7 @@ class StoreMeta:
         precision: Number format of its image tower, which its id does not tell; None if the encoder has none.
         dim: Length of an embedding.
         dtype: ``"float16"`` or ``"float32"``.
+        runtime: Engine of its image tower, which its id does not tell either; None if the encoder has none.
         version: Of the files' form.
 
     Raises:
@@ -52,20 +54,25 @@ class StoreMeta:
     precision: str | None
     dim: int
     dtype: Dtype
+    runtime: str | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        """Check the form of the rows."""
+        """Check the fields."""
+        texts = self.encoder, self.precision or "", self.runtime or ""
+        if not all(isinstance(text, str) for text in texts):
+            raise ConfigError(f"encoder, precision and runtime must be names, got {texts}")
         if self.dtype not in ("float16", "float32"):
             raise ConfigError(f"embeddings are stored as float16 or float32, got {self.dtype!r}: choose one of them")
-        if not isinstance(self.dim, int) or self.dim < 1:
+        if type(self.dim) is not int or self.dim < 1:
             raise ConfigError(f"dim must be the length of an embedding, got {self.dim!r}")
 
     @property
     def name(self) -> str:
         """Name of the store's folder."""
         # quoted: an id may have a slash in it
-        return "__".join(quote(part, safe="") for part in (self.encoder, self.precision, self.dtype) if part)
+        parts = (self.encoder, self.precision, self.runtime, self.dtype)
+        return "__".join(quote(part, safe="") for part in parts if part)
 
     @property
     def row_bytes(self) -> int:
@@ -137,31 +144,39 @@ class StoreFolder:
         """Return what the store holds; None if there is no store.
 
         Raises:
-            StorageError: ``store.json`` is damaged.
+            StorageError: ``store.json`` is damaged, of another version, or can't be read.
         """
+        path = self.path / META
+        with self._told("read"):
+            try:
+                with _opened(path, os.O_RDONLY) as descriptor, open(descriptor, "rb", closefd=False) as file:
+                    content = file.read()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
         try:
-            return StoreMeta(**json.loads((self.path / META).read_bytes()))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (ValueError, TypeError) as e:
+            found = json.loads(content)
+            if found["version"] == VERSION:
+                return StoreMeta(**found)
+        except (ValueError, TypeError, KeyError, ConfigError) as e:
             raise StorageError(
-                f"{self.path / META} is damaged: remove the folder {self.path}, its embeddings are then made again"
+                f"{path} is damaged: remove the folder {self.path}, its embeddings are then made again"
             ) from e
+        raise StorageError(f"{path} is of version {found['version']!r}, not {VERSION}: choose another cache=...")
 
     def write_meta(self, meta: StoreMeta) -> None:
         """Write what the store holds, in one step; under the lock."""
         temporary = self.path / f"{META}.tmp"
         with self._told():
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(asdict(meta), file)
-                file.flush()
-                os.fsync(file.fileno())
+            with _opened(temporary) as descriptor:
+                _cut(descriptor, 0)
+                _write_at(descriptor, json.dumps(asdict(meta)).encode(), 0)
+                os.fsync(descriptor)
             temporary.replace(self.path / META)
 
     def use(self) -> int:
         """Mark the store as in use while the process lives or until the returned descriptor is closed."""
         with self._told():
-            descriptor = os.open(self.path / META, os.O_RDWR)
+            descriptor = _open_to_lock(self.path / META)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
 
@@ -177,7 +192,7 @@ class StoreFolder:
         """Return whether a process has the store open."""
         with self._told():
             try:
-                descriptor = os.open(self.path / META, os.O_RDWR)
+                descriptor = _open_to_lock(self.path / META)
             except FileNotFoundError:
                 return False
             try:
@@ -191,11 +206,11 @@ class StoreFolder:
     def segments(self) -> list[Segment]:
         """Return the segments, oldest first."""
         files: dict[str, dict[str, os.stat_result]] = {}
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+        with self._told("read"), contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
             for entry in entries:
-                if match := _SEGMENT_FILE.fullmatch(entry.name):
+                if (match := _SEGMENT_FILE.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                        files.setdefault(match[1], {})[match[2]] = entry.stat()
+                        files.setdefault(match[1], {})[match[2]] = entry.stat(follow_symlinks=False)
         segments = []
         for name, file in sorted(files.items()):
             if keys := file.get("keys"):
@@ -283,8 +298,9 @@ class StoreFolder:
 
     def remove(self, name: str) -> None:
         """Remove a segment; under the lock. Processes that have mapped it can read on."""
-        self.rows_path(name).unlink(missing_ok=True)
-        self.keys_path(name).unlink()  # last: without it nobody would know of the rows
+        with self._told():
+            self.rows_path(name).unlink(missing_ok=True)
+            self.keys_path(name).unlink()  # last: without it nobody would know of the rows
 
     def trim(self, row_bytes: int) -> None:
         """Cut off rows without a key and keys without a row, which nobody reads; under the lock."""
@@ -293,8 +309,9 @@ class StoreFolder:
 
     def remove_folder(self) -> None:
         """Remove a store without segments; under the lock."""
-        (self.path / META).unlink(missing_ok=True)
-        (self.path / LOCK).unlink()  # whoever waits for it makes the folder again
+        with self._told():
+            (self.path / META).unlink(missing_ok=True)
+            (self.path / LOCK).unlink()  # whoever waits for it makes the folder again
         with contextlib.suppress(OSError):  # a file of somebody else's is in it
             self.path.rmdir()
 
@@ -302,12 +319,12 @@ class StoreFolder:
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                descriptor = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+                descriptor = _open(self.path / LOCK, os.O_CREAT | os.O_RDWR)
             except FileNotFoundError:
                 continue  # removed since the line before
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(self.path / LOCK)):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(self.path / LOCK)):
                     return descriptor
             os.close(descriptor)  # removed while we waited for it
 
@@ -325,9 +342,33 @@ class StoreFolder:
             ) from e
 
 
+def _open(path: Path, flags: int) -> int:
+    """Open a file that is one: a link could lead out of the folder, and a pipe would be waited for."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"{path.name} is a link") from e
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path.name} is not a file")
+    return descriptor
+
+
+def _open_to_lock(path: Path) -> int:
+    """Open a file for ``flock``: for writing where it may be, since NFS gives an exclusive lock only to a writer."""
+    try:
+        return _open(path, os.O_RDWR)
+    except OSError as e:
+        if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return _open(path, os.O_RDONLY)
+
+
 @contextlib.contextmanager
 def _opened(path: Path, flags: int = os.O_CREAT | os.O_RDWR) -> Iterator[int]:
-    descriptor = os.open(path, flags, 0o666)
+    descriptor = _open(path, flags)
     try:
         yield descriptor
     finally:
