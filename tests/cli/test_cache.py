@@ -70,7 +70,7 @@ def test_second_run_encodes_nothing_and_is_the_same(
         # the goal's vector in the fake encoder is that of a picture, which it encodes by itself
         assert sum(encoded) - encoded.count(1) <= cache["encoded"] <= sum(encoded)
         assert cache["frames"] == cache["hits"] + cache["encoded"]
-        assert (cache["folder"], cache["dtype"]) == ("embeddings", "float16")
+        assert (cache["folder"], cache["dtype"]) == (str(tmp_path / "embeddings"), "float16")
     assert results[0]["cache"]["encoded"] > 150
     assert results[1]["cache"]["encoded"] == 0
     assert set(encoded) <= {1}
@@ -150,19 +150,24 @@ def test_run_and_its_own_audit_share_it(cli: Any, encoded: list[int]) -> None:
         assert frames // 2 < sum(encoded) - encoded.count(1) <= frames if frames else set(encoded) <= {1}
 
 
-def test_resumed_run_keeps_its_cache_and_its_counts(cli: Any, tmp_path: Path, encoded: list[int], refused: Any) -> None:
+def test_resumed_run_keeps_its_cache_and_its_counts(
+    cli: Any, tmp_path: Path, encoded: list[int], refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cli("train", *PPO, *SHORT, "run_dir=run", "cache=embeddings", "cache_dtype=float32").code == 0
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     saved = store.load(store.find())[0]["cache"]  # the final evaluation came after that
     assert 0 < saved["encoded"] < result(tmp_path / "run" / "result.json")["cache"]["encoded"]
     settings = RunFolder.open("run")[1]
-    assert (settings.cache, settings.cache_dtype) == ("embeddings", "float32")
+    assert (settings.cache, settings.cache_dtype) == (str(tmp_path / "embeddings"), "float32")
     for change in ("cache=other", "cache=null", "cache_dtype=float16"):
         key = change.partition("=")[0]
         refused(cli("train", "resume=run", change), "train", f"{key} can't change when a run is resumed")
     del encoded[:]
-    outcome = cli("train", "resume=run", "total_timesteps=150")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    outcome = cli("train", "resume=../run", "total_timesteps=150")
     assert outcome.code == 0, outcome.err
+    assert list(Path().iterdir()) == []
     counts = result(tmp_path / "run" / "result.json")["cache"]
     assert counts["frames"] > saved["frames"] + 50
     assert saved["encoded"] + sum(encoded) - encoded.count(1) <= counts["encoded"] <= saved["encoded"] + sum(encoded)
@@ -196,7 +201,7 @@ def test_folder_is_taken_literally(cli: Any, tmp_path: Path) -> None:
         (("cache=embeddings", "cache_dtype=int8"), "cache_dtype must be float16 or float32, got 'int8'"),
         (("cache_dtype=16",), "cache_dtype must be float16 or float32, got 16"),
         (("cache=",), "cache is empty: give a path as cache=<path>, or leave it out"),
-        (("cache=file",), "can't write embeddings to file/fake__float16: "),
+        (("cache=file",), "file/fake__float16: not a directory; "),
         (("cahce=x",), "unknown setting 'cahce': did you mean 'cache'"),
     ],
 )
