@@ -69,7 +69,7 @@ class EmbeddingStore:
     Several processes and threads may read and add at once, before and after a fork. What is read is what was stored: of
     float32 every bit; of float16 the rounded row, made a unit vector again, within 5e-4 of the one that was added.
 
-    An open store holds some 35 bytes of memory for each frame.
+    An open store holds 32 to 64 bytes of memory for each frame.
 
     Args:
         cache: The folder of all stores; this one gets a folder of its own in it.
