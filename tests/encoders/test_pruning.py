@@ -80,6 +80,8 @@ def test_unknown_store_is_chosen_by_no_limit_and_a_linked_one_is_none(tmp_path, 
     (path / META).write_text('{"version": 2}')
     fill(tmp_path / "other", numbered, 5, encoder="b")
     (tmp_path / "cache" / "link").symlink_to(next((tmp_path / "other").iterdir()))
+    (tmp_path / "cache" / "c").mkdir()
+    (tmp_path / "cache" / "c" / META).symlink_to(path / META)
     (report,) = stores = list_stores(tmp_path / "cache")
     assert (report.meta, report.encoder) == (None, "a__fp32__float16")
     assert choose(stores, written_before=1e12, max_size=0) == {}

@@ -49,13 +49,14 @@ class StoreReport:
 
 
 def list_stores(cache: Path) -> list[StoreReport]:
-    """Return the stores of a folder, by name.
+    """Return the stores of a folder, by name; links are none.
 
     Args:
         cache: The folder of all stores.
     """
     reports = []
-    for path in sorted(meta.parent for meta in cache.glob(f"*/{META}") if not meta.parent.is_symlink()):
+    found = cache.glob(f"*/{META}")
+    for path in sorted(meta.parent for meta in found if not (meta.is_symlink() or meta.parent.is_symlink())):
         folder = StoreFolder(path)
         try:
             meta = folder.read_meta()
