@@ -5,15 +5,16 @@
 
 One claim: at least 1,000,000 frames a second and core, for 512 numbers a row in float16, key lookup and validity mask
 included, from disk. A pass asks for every row once, and for 1 % more frames that are not stored, in the order in which
-they were added (sequential) or in none (shuffled). The result is checked: products of a sample of the rows against
-NumPy in float64, on the embeddings that were added and on what float16 makes of them, and every frame not stored.
+they were added (sequential) or in none (shuffled). The result is checked: the product of every row against NumPy in
+float64, on the embedding that was added and on what float16 makes of it, and every frame not stored.
 
 The unit is processor time of this process, system calls and page faults included, on one thread; wall time stands
 beside it and depends on the disk and on what else the machine does. Warm: the files are in the page cache. Cold: they
 were written back and dropped from it (posix_fadvise), and the store was opened anew, which reads the keys and the
-newest segment; how much the pass then read from the disk, as the kernel counts it, is in the table. A host below a
-virtual machine may still have it in a cache of its own. "Bare" is the loop without a store: the same mapped rows in
-order, widened and multiplied, no key looked up.
+newest segment; how much opening and pass then read from the disk, as the kernel counts it, is in the table. Where that
+is less than all embeddings the pass was not cold, and counts as not measured. A host below a virtual machine may still
+have them in a cache of its own. "Bare" is the loop without a store: the same mapped rows in order, a block of the same
+size at a time, widened into the same memory and multiplied, no key looked up.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vlmreward.encoders import make_encoder
+from vlmreward.encoders import embedding_store, make_encoder
 from vlmreward.encoders.cached import open_cached
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.frame_hash import Keys, hash_frames
@@ -101,10 +102,13 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 def bare(folder: Path, dim: int, weights: np.ndarray) -> None:
     """Multiply every mapped row, in order."""
     directions = torch.from_numpy(weights)
+    step = max(1, embedding_store._BLOCK // dim)
+    wide = torch.empty((step, dim))
     for path in sorted(folder.rglob("*.rows")):
         rows = np.asarray(np.memmap(path, np.float16, "c").reshape(-1, dim))
-        for start in range(0, len(rows), 512):
-            torch.from_numpy(rows[start : start + 512]).float() @ directions
+        for start in range(0, len(rows), step):
+            block = torch.from_numpy(rows[start : start + step])
+            wide[: len(block)].copy_(block) @ directions
 
 
 def check(products: np.ndarray, valid: np.ndarray, order: np.ndarray, rows: int, weights: np.ndarray) -> dict[str, Any]:
@@ -124,9 +128,8 @@ def check(products: np.ndarray, valid: np.ndarray, order: np.ndarray, rows: int,
     place[order] = np.arange(len(order))
     stored = order < rows
     mistakes = int((valid != stored).sum() + np.isfinite(products[~stored]).sum())
-    blocks = np.unique(np.linspace(0, (rows - 1) // BLOCK, 8).astype(int))  # the first and the last one among them
     from_added, from_rounded, checked = 0.0, 0.0, 0
-    for block in blocks:
+    for block in range(-(-rows // BLOCK)):
         numbers = np.arange(block * BLOCK, min((block + 1) * BLOCK, rows))
         added = embeddings_of(block, len(weights))[: len(numbers)]
         rounded = added.astype(np.float16).astype(np.float64)
@@ -163,7 +166,9 @@ def measure_passes(cache: Path, meta: StoreMeta, keys: Keys, rounds: int) -> tup
             times.setdefault(("open", "cold"), []).append(opened)
             for state in ("cold", "warm"):
                 result, taken = timed(lambda store=store, wanted=wanted: store.project(wanted, weights))
-                times.setdefault((name, state), []).append(taken)
+                from_disk = opened["disk_mb"] + taken["disk_mb"]
+                if state == "warm" or from_disk >= rows * meta.row_bytes / 1e6:
+                    times.setdefault((name, state), []).append(taken)
                 checks[f"{name}, {state}"] = check(*result, orders[name], rows, weights)
             times.setdefault(("bare", "warm"), []).append(timed(lambda: bare(cache, meta.dim, weights))[1])
             times.setdefault(("open", "warm"), []).append(timed(lambda: EmbeddingStore(cache, meta))[1])
@@ -277,14 +282,18 @@ def main() -> int:
         adds = measure_adds(folder / "adds", args.dim, 20 * args.rounds)
         hits = measure_hits(folder / "hits", 256, args.rounds)
 
-    measured = [row["frames_per_cpu_second"] for row in passes if row["pass"] in ORDERS]
+    speeds = {(row["pass"], row["page_cache"]): row["frames_per_cpu_second"] for row in passes if row["pass"] in ORDERS}
+    not_measured = [f"{name}, cold" for name in ORDERS if (name, "cold") not in speeds]
     correct = all(check["mistakes"] == 0 for check in checks.values())
-    claim = f">= {TARGET:,} frames a second and core, warm and cold, in any order, result checked"
-    holds = correct and min(measured) >= TARGET
+    states = "warm" if not_measured else "warm and cold"
+    claim = f">= {TARGET:,} frames a second and core, {states}, in any order, every result checked"
+    holds = correct and min(speeds.values()) >= TARGET
     console = Console(width=140)
     console.print(f"{args.rows:,} rows of {args.dim} in float16, {size / 1e9:.2f} GB, added in {seconds:.1f} s")
     for rows in (passes, adds, [hits]):
         console.print(as_table(rows))
+    for name in not_measured:
+        console.print(f"{name}: not measured, for the embeddings were not read from the disk")
     console.print(f"checked: {checks}" if not correct else "every check passed")
     console.print(f"{claim}: {'holds' if holds else 'DOES NOT HOLD'}")
     packages = ("vlmreward", "numpy", "torch", "xxhash")
@@ -299,6 +308,7 @@ def main() -> int:
         "fill_wall_seconds": round(seconds, 2),
         "claims": {claim: holds},
         "passes": passes,
+        "not_measured": not_measured,
         "checks": checks,
         "adds": adds,
         "hits": hits,

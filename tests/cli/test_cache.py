@@ -70,7 +70,7 @@ def test_second_run_encodes_nothing_and_is_the_same(
         # the goal's vector in the fake encoder is that of a picture, which it encodes by itself
         assert sum(encoded) - encoded.count(1) <= cache["encoded"] <= sum(encoded)
         assert cache["frames"] == cache["hits"] + cache["encoded"]
-        assert (cache["folder"], cache["dtype"]) == ("embeddings", "float16")
+        assert (cache["folder"], cache["dtype"]) == (str(tmp_path / "embeddings"), "float16")
     assert results[0]["cache"]["encoded"] > 150
     assert results[1]["cache"]["encoded"] == 0
     assert set(encoded) <= {1}
@@ -150,19 +150,24 @@ def test_run_and_its_own_audit_share_it(cli: Any, encoded: list[int]) -> None:
         assert frames // 2 < sum(encoded) - encoded.count(1) <= frames if frames else set(encoded) <= {1}
 
 
-def test_resumed_run_keeps_its_cache_and_its_counts(cli: Any, tmp_path: Path, encoded: list[int], refused: Any) -> None:
+def test_resumed_run_keeps_its_cache_and_its_counts(
+    cli: Any, tmp_path: Path, encoded: list[int], refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cli("train", *PPO, *SHORT, "run_dir=run", "cache=embeddings", "cache_dtype=float32").code == 0
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     saved = store.load(store.find())[0]["cache"]  # the final evaluation came after that
     assert 0 < saved["encoded"] < result(tmp_path / "run" / "result.json")["cache"]["encoded"]
     settings = RunFolder.open("run")[1]
-    assert (settings.cache, settings.cache_dtype) == ("embeddings", "float32")
+    assert (settings.cache, settings.cache_dtype) == (str(tmp_path / "embeddings"), "float32")
     for change in ("cache=other", "cache=null", "cache_dtype=float16"):
         key = change.partition("=")[0]
         refused(cli("train", "resume=run", change), "train", f"{key} can't change when a run is resumed")
     del encoded[:]
-    outcome = cli("train", "resume=run", "total_timesteps=150")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    outcome = cli("train", "resume=../run", "total_timesteps=150")
     assert outcome.code == 0, outcome.err
+    assert list(Path().iterdir()) == []
     counts = result(tmp_path / "run" / "result.json")["cache"]
     assert counts["frames"] > saved["frames"] + 50
     assert saved["encoded"] + sum(encoded) - encoded.count(1) <= counts["encoded"] <= saved["encoded"] + sum(encoded)
@@ -196,7 +201,7 @@ def test_folder_is_taken_literally(cli: Any, tmp_path: Path) -> None:
         (("cache=embeddings", "cache_dtype=int8"), "cache_dtype must be float16 or float32, got 'int8'"),
         (("cache_dtype=16",), "cache_dtype must be float16 or float32, got 16"),
         (("cache=",), "cache is empty: give a path as cache=<path>, or leave it out"),
-        (("cache=file",), "can't write embeddings to file/fake__float16: "),
+        (("cache=file",), "file/fake__float16: not a directory; "),
         (("cahce=x",), "unknown setting 'cahce': did you mean 'cache'"),
     ],
 )
@@ -262,14 +267,14 @@ def encoders(outcome: Any) -> list[str]:
 def test_table_shows_every_store(cli: Any, cache: Path) -> None:
     outcome = cli("cache", "path=embeddings")
     head, *rows, total = (line.split() for line in outcome.out.splitlines())
-    assert " ".join(head) == "encoder precision stored as dim frames size last written in use"
+    assert " ".join(head) == "encoder precision runtime stored as dim frames size last written in use"
     yesterday, long_ago = (time.strftime("%Y-%m-%d", time.localtime(time.time() - d * 86400)) for d in (1, 100))
-    assert [row[:6] + row[7:9] for row in rows] == [
-        ["ViT/B", "fp32", "float16", "500", "100", "0.1", yesterday, rows[0][8]],
-        ["mini-2-aa", "fp32", "float16", "500", "2,000", "2.0", long_ago, rows[1][8]],
-        ["mini-2-bb", "fp32", "float16", "500", "1,000", "1.0", rows[2][7], rows[2][8]],
+    assert [row[:7] + row[8:10] for row in rows] == [
+        ["ViT/B", "fp32", "-", "float16", "500", "100", "0.1", yesterday, rows[0][9]],
+        ["mini-2-aa", "fp32", "-", "float16", "500", "2,000", "2.0", long_ago, rows[1][9]],
+        ["mini-2-bb", "fp32", "-", "float16", "500", "1,000", "1.0", rows[2][8], rows[2][9]],
     ]
-    assert [row[6] + row[-1] for row in rows] == ["MBno"] * 3
+    assert [row[7] + row[-1] for row in rows] == ["MBno"] * 3
     assert total == ["all", "3,100", "3.1", "MB"]
     assert encoders(cli("cache", "path=embeddings", "id=mini-2")) == ["mini-2-aa", "mini-2-bb"]
 
@@ -315,11 +320,19 @@ def test_run_that_has_a_store_open_keeps_what_it_writes_to(cli: Any, cache: Path
     assert "holds no embeddings" in cli("cache", "path=embeddings", "all=true").out
 
 
-def test_damaged_store_is_shown_and_can_be_removed(cli: Any, cache: Path) -> None:
-    (cache / "ViT%2FB__fp32__float16" / META).write_text("")
+@pytest.mark.parametrize("text", ["", '{"version": 2}'], ids=["damaged", "another version"])
+def test_unknown_store_is_shown_and_removed_only_by_its_name(cli: Any, cache: Path, text: str) -> None:
+    (cache / "ViT%2FB__fp32__float16" / META).write_text(text)
     outcome = cli("cache", "path=embeddings")
     (line,) = [line for line in outcome.out.splitlines() if line.startswith("ViT%2FB")]
-    assert line.split()[1:6] == ["damaged", "damaged", "damaged", "-", "0.1"]
+    assert line.split()[1:7] == ["unknown", "unknown", "unknown", "unknown", "-", "0.1"]
+    before = sorted(path for path in cache.rglob("*") if "ViT" in str(path))
+    for limits in (("max_size=1",), ("older_than=1000", "id=ViT")):
+        assert (
+            "kept ViT%2FB__fp32__float16: it is damaged or of another version"
+            in cli("cache", "path=embeddings", *limits).out
+        )
+    assert sorted(path for path in cache.rglob("*") if "ViT" in str(path)) == before
     assert encoders(cli("cache", "path=embeddings", "id=ViT", "all=true")) == ["mini-2-aa", "mini-2-bb"]
 
 

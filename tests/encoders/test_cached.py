@@ -224,7 +224,23 @@ def test_precision_is_told_apart_though_the_id_is_the_same(tmp_path, frames):
     assert rough.stats()["encoded"] == 4
     np.testing.assert_allclose(a, build("fp32").encode_images(pictures), atol=5e-4)
     np.testing.assert_allclose(b, build("bf16").encode_images(pictures), atol=5e-4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{exact.id}__{p}__float16" for p in ("bf16", "fp32")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{exact.id}__{p}__torch__float16" for p in ("bf16", "fp32")
+    ]
+
+
+def test_runtime_is_told_apart_though_the_id_is_the_same(tmp_path):
+    """Engines round differently, so those of another one must not be taken for its own."""
+    for runtime in ("torch", "openvino", None):
+        inner = ProjectionEncoder()
+        if runtime:
+            inner.runtime = runtime
+        encoder = open_cached(inner, tmp_path)
+        encoder.encode_images(noise(3))
+        assert encoder.stats()["encoded"] == 3
+        assert encoder.store.meta.runtime == runtime
+    names = (f"{inner.id}__{end}" for end in ("float16", "openvino__float16", "torch__float16"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == list(names)
 
 
 def test_store_is_the_seam(tmp_path):

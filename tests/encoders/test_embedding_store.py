@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from vlmreward.encoders.store_folder import META, StoreFolder, StoreMeta
 from vlmreward.errors import ConfigError, StorageError
 
 KILL = -signal.SIGKILL
+WRONG_TYPES = '{"encoder": 3, "precision": null, "dim": 48, "dtype": "float16", "version": 1}'
 
 
 def unit(rows):
@@ -115,7 +118,8 @@ def test_full_segment_is_on_the_disk_before_the_next_begins(tmp_path, numbered, 
     fill(store, numbered, range(99, 110))
     assert synced == []  # it takes longer than encoding a few frames
     fill(store, numbered, [110])
-    assert synced == [(str(files(store, "rows")[0]), 1)]
+    first = files(store, "rows")[0]
+    assert synced == [(str(path), 1) for path in (first, first.with_suffix(".keys"), store.path)]
 
 
 def test_known_frame_keeps_its_first_embedding(tmp_path, numbered):
@@ -225,6 +229,7 @@ def test_each_encoder_precision_and_dtype_has_a_folder(tmp_path, numbered):
         replace(numbered.META, encoder="numbered/2"),
         replace(numbered.META, precision="bf16"),
         replace(numbered.META, precision=None),
+        replace(numbered.META, runtime="openvino"),
         replace(numbered.META, dtype="float32"),
     ]
     for writer, meta in enumerate(metas):
@@ -234,6 +239,7 @@ def test_each_encoder_precision_and_dtype_has_a_folder(tmp_path, numbered):
         "numbered%2F1__float16",
         "numbered%2F1__fp32__float16",
         "numbered%2F1__fp32__float32",
+        "numbered%2F1__fp32__openvino__float16",
         "numbered%2F2__fp32__float16",
     ]
     for writer, meta in enumerate(metas):
@@ -242,7 +248,7 @@ def test_each_encoder_precision_and_dtype_has_a_folder(tmp_path, numbered):
         np.testing.assert_allclose(store.read(store.find(numbered.keys_of(range(5)))), rows, atol=5e-4)
 
 
-@pytest.mark.parametrize("change", [{"encoder": "other"}, {"dim": 49}, {"dtype": "float32"}, {"version": 0}])
+@pytest.mark.parametrize("change", [{"encoder": "other"}, {"dim": 49}, {"dtype": "float32"}, {"runtime": "torch"}])
 def test_folder_of_something_else_is_refused(tmp_path, numbered, change):
     path = EmbeddingStore(tmp_path, numbered.META).path
     (path / META).write_text(json.dumps({**json.loads((path / META).read_text()), **change}))
@@ -251,13 +257,23 @@ def test_folder_of_something_else_is_refused(tmp_path, numbered, change):
     assert str(next(iter(change.values()))) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"encoder": "x"}', "\x00\xff", '{"dim": "a"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"encoder": "x"}', "\x00\xff", '{"dim": "a"}', WRONG_TYPES]
+)
 def test_damaged_description_is_one_line(tmp_path, numbered, text):
     path = EmbeddingStore(tmp_path, numbered.META).path
     (path / META).write_text(text)
     with pytest.raises(StorageError, match=r"store\.json is damaged: remove the folder .*numbered%2F1") as caught:
         EmbeddingStore(tmp_path, numbered.META)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None])
+def test_other_version_is_one_line_whatever_its_fields(tmp_path, numbered, version):
+    path = EmbeddingStore(tmp_path, numbered.META).path
+    (path / META).write_text(json.dumps({"version": version, "codec": "zip"}))
+    with pytest.raises(StorageError, match=rf"is of version {version!r}, not 1: choose another cache="):
+        EmbeddingStore(tmp_path, numbered.META)
 
 
 @pytest.mark.parametrize(("dim", "dtype"), [(4, "float64"), (0, "float16"), ("4", "float16")])
@@ -310,7 +326,7 @@ def test_killed_in_any_write_loses_only_what_was_not_added(tmp_path, numbered, c
     assert there.tolist() == list(range(added + (int(40 * share) if call % 2 else 0)))
     check(store, numbered, there)
     fill(store, numbered, range(200))
-    assert segment_sizes(store) == [(200, 200)], "what was half written is written over"
+    assert segment_sizes(store) == [(200, 200)], "what was half written is cut off"
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
         check(opened, numbered, np.arange(200))
     assert len(set(keys_on_disk(store))) == 200
@@ -369,7 +385,8 @@ def test_rows_that_a_power_cut_has_made_zeros_are_unknown(tmp_path, numbered, lo
         for row in lost:
             file.seek(store.meta.row_bytes * row + (store.meta.row_bytes // 2 if row == 50 else 0))
             file.write(bytes(store.meta.row_bytes // (2 if row == 50 else 1)))  # one is zero by half
-    kept = np.setdiff1d(np.arange(100), lost)
+    kept = np.arange(min(lost))
+    del store  # files that are mapped are left alone
     for _ in range(2):
         store = EmbeddingStore(tmp_path, numbered.META)
         assert known(store, numbered, np.arange(100)).tolist() == kept.tolist()
@@ -378,6 +395,81 @@ def test_rows_that_a_power_cut_has_made_zeros_are_unknown(tmp_path, numbered, lo
     check(store, numbered, np.arange(120))
     check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(120))
     assert sum(rows for rows, _ in segment_sizes(store)) == 120
+
+
+def test_keys_that_a_power_cut_has_made_zeros_are_unknown(tmp_path, numbered):
+    store, live = (EmbeddingStore(tmp_path, numbered.META) for _ in range(2))
+    fill(store, numbered, range(100))
+    with files(store, "keys")[0].open("r+b") as file:
+        file.seek(40 * KEY_BYTES)
+        file.write(bytes(30 * KEY_BYTES))
+    live.refresh()
+    assert known(live, numbered, np.arange(100)).tolist() == [*range(40), *range(70, 100)]
+    assert live.find(np.zeros((1, 2), np.uint64)).tolist() == [-1]
+    check(live, numbered, np.arange(70, 100))
+    del store, live
+    store = EmbeddingStore(tmp_path, numbered.META)
+    assert known(store, numbered, np.arange(100)).tolist() == list(range(40))
+    fill(store, numbered, range(100))
+    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(100))
+
+
+def test_equal_keys_in_a_file_are_one_frame_and_take_no_time(tmp_path, numbered):
+    store = EmbeddingStore(tmp_path, numbered.META)
+    count = 20_000
+    name = store._files.new_name()
+    rows = numbered.rows_of(np.arange(count) + 7).astype(np.float16)
+    store._files.append(name, 0, rows.tobytes(), numbered.keys_of([7]).tobytes() * count)
+    begin = time.process_time()
+    store.refresh()
+    assert time.process_time() - begin < 2
+    assert len(store) == 1
+    check(store, numbered, np.array([7]))
+
+
+@pytest.mark.parametrize("call", range(3))
+def test_lost_rows_stay_recognised_when_cutting_them_off_fails(tmp_path, numbered, small_segments, monkeypatch, call):
+    """The disk refuses one of the two cuts, or neither; in between there is always a newest segment without frames."""
+    store = EmbeddingStore(tmp_path, numbered.META)
+    for start in range(0, 150, 50):
+        fill(store, numbered, range(start, start + 50))
+    with files(store, "rows")[1].open("r+b") as file:
+        file.seek(20 * store.meta.row_bytes)
+        file.write(bytes(5 * store.meta.row_bytes))
+    for suffix in ("rows", "keys"):
+        (store.path / f"00000002-00000000.{suffix}").touch()
+    del store
+    calls, cut = itertools.count(), os.ftruncate
+
+    def ftruncate(descriptor, size):
+        if next(calls) == call:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        cut(descriptor, size)
+
+    monkeypatch.setattr(store_folder.os, "ftruncate", ftruncate)
+    if call < 2:
+        with pytest.raises(StorageError, match="input/output error"):
+            EmbeddingStore(tmp_path, numbered.META)
+    monkeypatch.undo()
+    for _ in range(2):
+        store = EmbeddingStore(tmp_path, numbered.META)
+        assert known(store, numbered, np.arange(200)).tolist() == list(range(120))
+        check(store, numbered, np.arange(120))
+        del store
+    store = EmbeddingStore(tmp_path, numbered.META)
+    fill(store, numbered, range(200))
+    for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
+        check(opened, numbered, np.arange(200))
+
+
+def test_files_that_another_store_has_mapped_get_no_shorter(tmp_path, numbered):
+    store = EmbeddingStore(tmp_path, numbered.META)
+    fill(store, numbered, range(1000))  # more than a page
+    with files(store, "rows")[0].open("r+b") as file:
+        file.write(bytes(store.meta.row_bytes))
+    EmbeddingStore(tmp_path, numbered.META)
+    assert segment_sizes(store) == [(1000, 1000)]
+    check(store, numbered, np.arange(1, 1000))
 
 
 @contextmanager
@@ -395,7 +487,9 @@ def test_full_disk_is_one_line_and_loses_nothing(tmp_path, numbered):
     fill(store, numbered, range(100))
     with (
         file_size_limit(int(120.4 * store.meta.row_bytes)),
-        pytest.raises(StorageError, match=r"can't write embeddings to .*: file too large; free some room, prune it"),
+        pytest.raises(
+            StorageError, match=r"can't write embeddings to .*: file too large; check its files and permissions, or"
+        ),
     ):
         fill(store, numbered, range(100, 150))
     check(store, numbered, np.arange(100))
@@ -419,7 +513,7 @@ def test_disk_that_is_full_for_the_keys_shows_no_frame_without_a_row(tmp_path, n
         return write(descriptor, content, offset)
 
     monkeypatch.setattr(store_folder.os, "pwrite", pwrite)
-    with pytest.raises(StorageError, match="no space left on device"):
+    with pytest.raises(StorageError, match="no space left on device; free some room, prune it"):
         fill(store, numbered, range(10, 30))
     monkeypatch.undo()
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
@@ -571,6 +665,55 @@ def test_folder_that_is_removed_by_hand_is_begun_again(tmp_path, numbered):
     again = EmbeddingStore(tmp_path, numbered.META)
     assert known(again, numbered, np.arange(20)).tolist() == list(range(10, 20))
     check(again, numbered, np.arange(10, 20))
+
+
+@pytest.mark.parametrize("lost", ["rows", "keys"])
+def test_half_removed_segment_is_never_written_to_again(tmp_path, numbered, lost):
+    """A kill between two unlinks; another store has mapped what the segment was, and goes on with it."""
+    store = EmbeddingStore(tmp_path, numbered.META)
+    fill(store, numbered, range(100))
+    live = EmbeddingStore(tmp_path, numbered.META)
+    (rows,) = files(store, "rows")
+    rows.with_suffix(f".{lost}").unlink()
+    writer = EmbeddingStore(tmp_path, numbered.META)
+    fill(writer, numbered, range(200, 400), writer=1)
+    assert [path.stem for path in files(store, "keys")] != [rows.stem]
+    live.refresh()
+    check(live, numbered, np.arange(100))
+    for opened in (live, writer, EmbeddingStore(tmp_path, numbered.META)):
+        check(opened, numbered, np.arange(200, 400), writer=1)
+        assert len(opened) == (300 if opened is live else 200)
+
+
+def test_file_that_takes_the_place_of_another_is_another_segment(tmp_path, numbered):
+    """A store is put back from a copy while a process has it open."""
+    live = EmbeddingStore(tmp_path / "a", numbered.META)
+    fill(live, numbered, range(100))
+    other = EmbeddingStore(tmp_path / "b", numbered.META)
+    fill(other, numbered, range(100, 250), writer=1)
+    for suffix in ("rows", "keys"):
+        os.replace(files(other, suffix)[0], files(live, suffix)[0])
+    live.refresh()
+    check(live, numbered, np.arange(100))
+    check(live, numbered, np.arange(100, 250), writer=1)
+    assert len(live) == 250
+
+
+def test_folder_that_another_has_made_again_is_claimed_before_it_is_written_to(tmp_path, numbered):
+    store = EmbeddingStore(tmp_path, numbered.META)
+    fill(store, numbered, range(10))
+    shutil.rmtree(store.path)
+    fill(EmbeddingStore(tmp_path, numbered.META), numbered, range(5), writer=1)  # and has gone
+    assert not StoreFolder(store.path).in_use()
+    fill(store, numbered, range(10, 20))
+    assert StoreFolder(store.path).in_use()
+    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(10, 20))
+    shutil.rmtree(store.path)
+    with StoreFolder(store.path).locked():
+        StoreFolder(store.path).write_meta(replace(numbered.META, dim=7))
+    with pytest.raises(ConfigError, match=r"holds embeddings of .*dim=7.*choose another cache="):
+        fill(store, numbered, range(20, 30))
+    assert files(store, "rows") == []
 
 
 def test_reading_changes_no_file(tmp_path, numbered):

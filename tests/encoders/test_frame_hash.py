@@ -57,12 +57,3 @@ def test_distinct_keys_stand_in_the_order_of_their_first_appearance(pairs):
     assert [pairs[row] for row in first] == different
     assert [different[number] for number in index] == pairs
     assert first.tolist() == [pairs.index(pair) for pair in different]
-
-
-def test_hash_is_spread_over_all_bits():
-    """Flat pictures, the most alike there are: every bit of the key is set in about half of them."""
-    frames = np.zeros((256, 96, 96, 3), np.uint8)
-    frames[:, 0, 0, 0] = np.arange(256)
-    share = np.unpackbits(hash_frames(frames).view(np.uint8), axis=1).mean(axis=0)
-    assert share.shape == (128,)
-    assert (abs(share - 0.5) < 0.2).all()  # 6 standard deviations

@@ -74,6 +74,19 @@ def test_report_of_a_damaged_store_names_its_folder_and_size(tmp_path, numbered)
     assert not path.exists()
 
 
+def test_unknown_store_is_chosen_by_no_limit_and_a_linked_one_is_none(tmp_path, numbered):
+    fill(tmp_path / "cache", numbered, 5)
+    (path,) = (tmp_path / "cache").iterdir()
+    (path / META).write_text('{"version": 2}')
+    fill(tmp_path / "other", numbered, 5, encoder="b")
+    (tmp_path / "cache" / "link").symlink_to(next((tmp_path / "other").iterdir()))
+    (tmp_path / "cache" / "c").mkdir()
+    (tmp_path / "cache" / "c" / META).symlink_to(path / META)
+    (report,) = stores = list_stores(tmp_path / "cache")
+    assert (report.meta, report.encoder) == (None, "a__fp32__float16")
+    assert choose(stores, written_before=1e12, max_size=0) == {}
+
+
 def test_age_is_that_of_what_was_added_last(tmp_path, numbered):
     fill(tmp_path, numbered, 45)  # 5 segments, 5 to 1 days old
     assert remove(tmp_path, written_before=1e9 - 3.5 * DAY) == []

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import re
 import time
 from dataclasses import replace
 
@@ -17,6 +19,13 @@ ROW = META_OF_X.row_bytes
 
 def write(folder, name, frames, start=0):
     folder.append(name, start, bytes(ROW * frames), bytes(KEY_BYTES * frames))
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} does not come"
+        time.sleep(0.01)
 
 
 def in_a_process(work):
@@ -83,6 +92,19 @@ def test_keys_without_rows_are_cut_off_before_new_rows_come(folder):
     assert folder.keys_path(name).stat().st_size == 4 * KEY_BYTES
 
 
+def test_rows_without_keys_are_cut_off_before_new_rows_come(folder):
+    """Else a power cut could leave a killed writer's old rows with new keys."""
+    name = folder.new_name()
+    write(folder, name, 4)
+    with folder.rows_path(name).open("ab") as file:
+        file.write(b"x" * (3 * ROW + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(folder, name, 6, start=4)
+    assert folder.rows_path(name).stat().st_size == 4 * ROW
+
+
 def test_trimming_cuts_off_what_nobody_reads(folder):
     whole, torn, rowless = names = ["00000000-00000000", "00000001-00000000", "00000002-00000000"]
     for name in names:
@@ -105,8 +127,7 @@ def test_lock_keeps_others_out_and_ends_with_its_process(folder, tmp_path):
             time.sleep(60)
 
     holder = in_a_process(hold)
-    while not (tmp_path / "held").exists():
-        time.sleep(0.01)
+    wait_for(tmp_path / "held")
     waiter = in_a_process(lambda: folder.locked().__enter__())
     time.sleep(0.2)
     assert waiter.is_alive()
@@ -117,8 +138,7 @@ def test_lock_keeps_others_out_and_ends_with_its_process(folder, tmp_path):
 
 def test_who_waits_for_a_folder_that_is_removed_makes_it_again(folder, tmp_path):
     def wait():
-        while not (tmp_path / "locked").exists():
-            time.sleep(0.01)
+        wait_for(tmp_path / "locked")
         with folder.locked():
             folder.write_meta(META_OF_X)
             write(folder, folder.new_name(), 1)
@@ -156,8 +176,7 @@ def test_use_is_seen_from_outside_until_it_ends(folder, tmp_path):
         time.sleep(60)
 
     user = in_a_process(use)
-    while not (tmp_path / "used").exists():
-        time.sleep(0.01)
+    wait_for(tmp_path / "used")
     assert folder.in_use()
     user.kill()
     user.join()
@@ -165,8 +184,75 @@ def test_use_is_seen_from_outside_until_it_ends(folder, tmp_path):
     assert not StoreFolder(tmp_path / "nothing").in_use()
 
 
+@pytest.mark.parametrize("name", [LOCK, META])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_what_is_no_file_is_not_opened(tmp_path, name, kind):
+    folder = StoreFolder(tmp_path / "store")
+    folder.path.mkdir()
+    if kind == "link":
+        (tmp_path / "other").write_text("of somebody else")
+    os.mkfifo(folder.path / name) if kind == "pipe" else (folder.path / name).symlink_to(tmp_path / "other")
+    words = "is not a file" if kind == "pipe" else "is a link"
+    with pytest.raises(StorageError, match=f"{re.escape(name)} {words}"), folder.locked():
+        folder.read_meta()
+    assert [path.name for path in tmp_path.iterdir() if path.name == "other"] == ["other"] * (kind == "link")
+
+
+def test_linked_segment_is_none(folder, tmp_path):
+    name = folder.new_name()
+    write(folder, name, 3)
+    for path in (folder.rows_path(name), folder.keys_path(name)):
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    assert folder.segments() == []
+    with pytest.raises(StorageError, match="is a link"):
+        write(folder, name, 3)
+
+
+def test_store_that_may_only_be_read_can_be_looked_at(folder, monkeypatch):
+    write(folder, folder.new_name(), 3)
+    real = os.open
+
+    def refuse(path, flags, mode=0o777):
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert folder.read_meta() == META_OF_X
+    assert len(folder.segments()) == 1
+    assert not folder.in_use()
+    with pytest.raises(StorageError, match=r"can't write embeddings to .*: read-only file system; check its files"):
+        folder.locked().__enter__()
+
+
+@pytest.mark.parametrize(
+    ("function", "work"),
+    [
+        ("open", lambda folder, name: folder.read_meta()),
+        ("scandir", lambda folder, name: folder.segments()),
+        ("unlink", lambda folder, name: folder.remove(name)),
+        ("unlink", lambda folder, name: folder.remove_folder()),
+        ("ftruncate", lambda folder, name: folder.trim(1)),
+        ("open", lambda folder, name: folder.seal(name)),
+    ],
+)
+def test_refusal_in_any_place_is_one_line(folder, monkeypatch, function, work):
+    name = folder.new_name()
+    write(folder, name, 3)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, function, refuse)
+    with pytest.raises(StorageError, match=r"can't (write|read) embeddings (to|of) .*: permission denied; check its"):
+        work(folder, name)
+
+
 def test_refusal_of_the_operating_system_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"can't write embeddings to .*: .*; free some room") as caught:
+    with pytest.raises(
+        StorageError, match=r"can't write embeddings to .*: .*; check its files and permissions, or choose"
+    ) as caught:
         StoreFolder(tmp_path / "file" / "store").locked().__enter__()
     assert "\n" not in str(caught.value)

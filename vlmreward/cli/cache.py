@@ -12,7 +12,7 @@ from vlmreward.cli.compose import compose, refuse_words
 from vlmreward.cli.listing import format_table
 from vlmreward.cli.values import flag, number
 from vlmreward.encoders.pruning import StoreReport, choose, list_stores, prune
-from vlmreward.encoders.store_folder import META
+from vlmreward.encoders.store_folder import META, StoreMeta
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
 
@@ -77,28 +77,34 @@ def _of_encoder(stores: list[StoreReport], start: str | None, cache: Path) -> li
 
 def _prune(stores: Sequence[StoreReport], options: dict[str, Any]) -> None:
     """Remove what the options name, and say what was removed and what had to stay."""
+    known = [store for store in stores if store.meta]
     if options["all"]:
+        if options["id"] is not None:  # named, and therefore meant
+            known = stores
         chosen = {store.folder.path: {segment.name for segment in store.segments} for store in stores}
     else:
         before = None if options["older_than"] is None else time.time() - DAY * options["older_than"]
         most = None if options["max_size"] is None else 1e9 * options["max_size"]
         chosen = choose(stores, before, most)
     removed = 0
-    for store in stores:
+    for store in known:
         names = chosen.get(store.folder.path, set())
         kept = prune(store, names)
         removed += sum(segment.size for segment in store.segments if segment.name in names and segment.name not in kept)
         if kept:
             print(f"kept {store.encoder}'s newest segment: a running process has it open")
+    for store in stores:
+        if store not in known:
+            print(f"kept {store.encoder}: it is damaged or of another version; remove it with id=<its name> all=true")
     print(f"removed {_size(removed)}")
 
 
 def _table(stores: Sequence[StoreReport]) -> Iterator[str]:
-    head = ("encoder", "precision", "stored as", "dim", "frames", "size", "last written", "in use")
+    head = ("encoder", "precision", "runtime", "stored as", "dim", "frames", "size", "last written", "in use")
     rows = [
         (
             store.encoder,
-            *((store.meta.precision or "-", store.meta.dtype, str(store.meta.dim)) if store.meta else ("damaged",) * 3),
+            *(_form(store.meta) if store.meta else ("unknown",) * 4),
             "-" if store.frames is None else f"{store.frames:,}",
             _size(store.size),
             "-" if store.written is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(store.written)),
@@ -107,7 +113,11 @@ def _table(stores: Sequence[StoreReport]) -> Iterator[str]:
         for store in stores
     ]
     total = sum(store.frames or 0 for store in stores), sum(store.size for store in stores)
-    yield from format_table(head, [*rows, ("all", "", "", "", f"{total[0]:,}", _size(total[1]), "", "")])
+    yield from format_table(head, [*rows, ("all", "", "", "", "", f"{total[0]:,}", _size(total[1]), "", "")])
+
+
+def _form(meta: StoreMeta) -> tuple[str, ...]:
+    return meta.precision or "-", meta.runtime or "-", meta.dtype, str(meta.dim)
 
 
 def _size(size: float) -> str:

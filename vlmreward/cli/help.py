@@ -86,7 +86,7 @@ usage: vlmreward cache path=<folder> [key=value ...]
 
 examples:
   vlmreward train env=cartpole cache=embeddings             encode each frame once, in this run and all later ones
-  vlmreward cache path=embeddings                           a table: one row for each encoder, precision and dtype
+  vlmreward cache path=embeddings                           a row for each encoder, precision, runtime and dtype
   vlmreward cache path=embeddings older_than=30             remove what was stored more than 30 days ago
   vlmreward cache path=embeddings max_size=5                remove the oldest until 5 GB are left
   vlmreward cache path=embeddings id=mini-2 all=true        remove all of an encoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, get_args
 
 from vlmreward.agents.catalogue import get_agent
@@ -193,7 +194,8 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         normalise_obs=normalise_obs,
         checkpoint_every=_given(composed["checkpoint_every"], max(1, timesteps // 10)),
         eval=EvalSettings(**composed["eval"]),
-        cache=composed["cache"],
+        # absolute: the run may be resumed from another folder
+        cache=None if composed["cache"] is None else str(Path(composed["cache"]).absolute()),
         cache_dtype=composed["cache_dtype"],
         frame_gate=composed["frame_gate"],
     )

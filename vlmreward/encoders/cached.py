@@ -23,7 +23,7 @@ class CachedEncoder:
 
     Args:
         encoder: Encodes what is new.
-        store: Of this encoder in its present precision.
+        store: Of this encoder in its present precision and runtime.
 
     Attributes:
         id: The encoder's.
@@ -110,13 +110,14 @@ def open_cached(encoder: Encoder, cache: str | Path, dtype: Dtype = "float16") -
 
     Args:
         encoder: Encodes what is new.
-        cache: The folder of all stores; made if it is not there. It holds one for each encoder, precision (which an
-            encoder's ``id`` does not tell) and ``dtype``.
+        cache: The folder of all stores; made if it is not there. It holds one for each encoder, precision and
+            runtime (which an encoder's ``id`` does not tell) and ``dtype``.
         dtype: In which embeddings are stored: ``"float16"``, or ``"float32"`` for the very bits that the encoder gave.
 
     Raises:
         ConfigError: There is no such dtype, or the store's folder belongs to another encoder.
         StorageError: The store is damaged, or can't be made or written.
     """
-    meta = StoreMeta(encoder.id, getattr(encoder, "precision", None), encoder.dim, dtype)
+    precision, runtime = (getattr(encoder, name, None) for name in ("precision", "runtime"))
+    meta = StoreMeta(encoder.id, precision, encoder.dim, dtype, runtime)
     return CachedEncoder(encoder, EmbeddingStore(Path(cache), meta))

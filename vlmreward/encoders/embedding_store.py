@@ -5,7 +5,8 @@ before it adds: a frame has one embedding, the first, whoever asks. Rows are map
 
 ``kill -9`` costs nothing that was added. A power cut may cost rows of the newest segment that had not reached the disk:
 :meth:`EmbeddingStore.add` does not wait for it, which on a busy disk takes longer than encoding several frames. It is
-waited for when a segment is full, and the newest segment is looked through when a store is opened.
+waited for when a segment is full, and the newest segment is looked through when a store is opened that no process has
+open: it ends before the first lost row.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class _Mapped:
     """A segment as far as this process knows it: ``rows`` holds an embedding for each of its keys in the index."""
 
     name: str
+    inode: int
     rows: np.ndarray
 
 
@@ -67,7 +69,7 @@ class EmbeddingStore:
     Several processes and threads may read and add at once, before and after a fork. What is read is what was stored: of
     float32 every bit; of float16 the rounded row, made a unit vector again, within 5e-4 of the one that was added.
 
-    An open store holds some 35 bytes of memory for each frame.
+    An open store holds 32 to 64 bytes of memory for each frame.
 
     Args:
         cache: The folder of all stores; this one gets a folder of its own in it.
@@ -85,10 +87,13 @@ class EmbeddingStore:
         self._dtype = np.dtype(meta.dtype)
         self._index = KeyIndex()
         self._segments: list[_Mapped] = []
-        self._in_use: weakref.finalize | None = None
+        self._claimed = -1
+        self._release: weakref.finalize | None = None
         with _LOCK, self._files.locked():
+            mapped = self._files.in_use()
             self._claim()
-            self._drop_lost_rows()
+            if not mapped:  # else who opened it first has done so, and files must not get shorter under its maps
+                self._cut_off_lost_rows()
             self._take_notice()
 
     def __len__(self) -> int:
@@ -150,6 +155,7 @@ class EmbeddingStore:
 
         Raises:
             StorageError: The disk is full or can't be written. Nothing that was stored before is lost.
+            ConfigError: The folder was removed, and belongs to something else now.
             ValueError: The embeddings are of another shape.
         """
         if embeddings.shape != (len(keys), self.meta.dim):
@@ -159,7 +165,7 @@ class EmbeddingStore:
         first, _ = distinct(keys)
         first = first[are_unit(rows[first])]
         with _LOCK, self._files.locked():
-            if self._files.read_meta() is None:  # pruned, or removed by hand: begin again
+            if not self._files.is_used_by(self._claimed):  # pruned, or removed by hand, and maybe made again
                 self._claim()
             self._take_notice()
             new = first[self._index.find(keys[first]) < 0]
@@ -174,54 +180,60 @@ class EmbeddingStore:
             self._files.write_meta(self.meta)
         elif found != self.meta:
             raise ConfigError(f"{self.path} holds embeddings of {found}, wanted {self.meta}: choose another cache=...")
-        if self._in_use is not None:
-            self._in_use()
-        self._in_use = weakref.finalize(self, os.close, self._files.use())
+        if self._release is not None:
+            self._release()
+        self._claimed = self._files.use()
+        self._release = weakref.finalize(self, os.close, self._claimed)
 
-    def _drop_lost_rows(self) -> None:
-        """Leave out the rows that a power cut has kept from the disk: file systems show them as zeros."""
-        for segment in self._files.segments()[-1:]:
-            frames = segment.frames(self.meta.row_bytes)
-            if frames == 0:
+    def _cut_off_lost_rows(self) -> None:
+        """End the newest segment before what a power cut has kept from the disk: file systems show it as zeros.
+
+        What follows goes too, and is encoded again: nothing is copied, so there is no moment at which a kill or a full
+        disk could leave lost rows in a segment that is not the newest, where nobody looks for them.
+        """
+        for segment in reversed(self._files.segments()):
+            if segment.frames(self.meta.row_bytes) == 0:
                 continue
-            rows, keys = self._map(segment.name, frames), self._files.read_keys(segment.name, 0, frames)
-            good = are_unit(rows)
-            if good.all():
+            if (content := self._files.read(segment, 0, self.meta)) is None:
                 continue
-            if good.any():
-                self._files.append(self._files.new_name(), 0, rows[good].tobytes(), keys[good].tobytes())
-            self._files.remove(segment.name)
+            keys, rows = content
+            good = are_unit(rows) & keys.any(axis=1)
+            if not good.all():
+                self._files.cut(segment.name, int(good.argmin()), self.meta.row_bytes)
+            if good[0]:
+                return
 
     def _append(self, keys: Keys, rows: np.ndarray) -> None:
-        segments = self._files.segments()
-        frames = segments[-1].frames(self.meta.row_bytes) if segments else 0
-        if segments and frames * self.meta.row_bytes < SEGMENT_BYTES:
-            name = segments[-1].name
+        newest = None
+        for segment in self._files.segments():
+            if segment.frames(self.meta.row_bytes):
+                newest = segment
+            else:  # half removed, or half begun; a name is never used again, for others may have mapped what it was
+                self._files.remove(segment.name)
+        frames = newest.frames(self.meta.row_bytes) if newest else 0
+        if newest and frames * self.meta.row_bytes < SEGMENT_BYTES:
+            name = newest.name
         else:
-            if segments:
-                self._files.seal(segments[-1].name)
+            if newest:
+                self._files.seal(newest.name)
             name, frames = self._files.new_name(), 0
         self._files.append(name, frames, rows.tobytes(), keys.tobytes())
 
     def _take_notice(self) -> None:
         """Index what the segments have gained."""
-        numbers = {segment.name: number for number, segment in enumerate(self._segments)}
+        numbers = {(segment.name, segment.inode): number for number, segment in enumerate(self._segments)}
         for found in self._files.segments():
-            number = numbers.get(found.name, len(self._segments))
+            number = numbers.get((found.name, found.inode), len(self._segments))
             start = len(self._segments[number].rows) if number < len(self._segments) else 0
-            if (frames := found.frames(self.meta.row_bytes)) <= start:
+            if found.frames(self.meta.row_bytes) <= start:
                 continue
-            try:
-                keys, rows = self._files.read_keys(found.name, start, frames), self._map(found.name, frames)
-            except FileNotFoundError:
+            if (content := self._files.read(found, start, self.meta)) is None:
                 continue  # pruned by another process; what is mapped stays readable
-            segment = _Mapped(found.name, rows[: start + len(keys)])
-            self._segments[number : number + 1] = [segment]
-            self._index.insert(keys, (number << _ROW_BITS) + np.arange(start, len(segment.rows)))
-
-    def _map(self, name: str, frames: int) -> np.ndarray:
-        # "c", although nothing is ever written to it: torch takes no read-only memory
-        return np.memmap(self._files.rows_path(name), self._dtype, "c", shape=(frames, self.meta.dim))
+            keys, rows = content
+            self._segments[number : number + 1] = [_Mapped(found.name, found.inode, rows)]
+            which, _ = distinct(keys)  # in a damaged file equal ones may stand, which take the index quadratic time
+            which = which[keys[which].any(axis=1)]  # zeros: not on the disk yet when the power went
+            self._index.insert(keys[which], (number << _ROW_BITS) + start + which)
 
     def _divide_by_norms(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Take out of values, shape (N, K), how rounding has changed the rows' norms."""

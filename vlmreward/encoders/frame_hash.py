@@ -41,8 +41,13 @@ def distinct(keys: Keys) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """
     if len(keys) == 0:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    by_key = np.lexsort(
+        (keys[:, 1], keys[:, 0])
+    )  # equal ones in their order; np.unique(axis=0) takes six times as long
+    differs = np.append(True, (np.diff(keys[by_key], axis=0) != 0).any(axis=1))
+    first, index = by_key[differs], np.empty(len(keys), np.int64)
     order = np.argsort(first)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    return first[order], place[index.reshape(-1)]
+    index[by_key] = place[np.cumsum(differs) - 1]
+    return first[order], index

@@ -13,8 +13,8 @@ _FIRST_SIZE = 1024  # of the arrays; they double when they are full
 class KeyIndex:
     """Open addressing with linear probing, by whole arrays: each round looks at one slot for every key that is left.
 
-    The keys are hashes already, so their low bits choose the slot. The table is at most half full. A key takes some 35
-    bytes of memory.
+    The keys are hashes already, so their low bits choose the slot. The table is at most half full. A key takes 32 to
+    64 bytes of memory.
     """
 
     def __init__(self) -> None:

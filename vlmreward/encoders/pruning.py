@@ -17,7 +17,7 @@ class StoreReport:
 
     Attributes:
         folder: Where it is.
-        meta: Whose embeddings it holds; None if ``store.json`` is damaged.
+        meta: Whose embeddings it holds; None if that is unknown: ``store.json`` is damaged or of another version.
         segments: Its segments, oldest first.
         in_use: Whether a process has it open.
     """
@@ -49,18 +49,19 @@ class StoreReport:
 
 
 def list_stores(cache: Path) -> list[StoreReport]:
-    """Return the stores of a folder, by name.
+    """Return the stores of a folder, by name; links are none.
 
     Args:
         cache: The folder of all stores.
     """
     reports = []
-    for path in sorted(meta.parent for meta in cache.glob(f"*/{META}")):
+    found = cache.glob(f"*/{META}")
+    for path in sorted(meta.parent for meta in found if not (meta.is_symlink() or meta.parent.is_symlink())):
         folder = StoreFolder(path)
         try:
             meta = folder.read_meta()
         except StorageError:
-            meta = None  # shown as damaged, so that it can be removed
+            meta = None  # shown as unknown, so that it can be removed
         reports.append(StoreReport(folder, meta, tuple(folder.segments()), folder.in_use()))
     return reports
 
@@ -70,6 +71,8 @@ def choose(
 ) -> dict[Path, set[str]]:
     """Choose the segments that have to go: those that are too old, then the oldest until the others are small enough.
 
+    Those of unknown stores neither go nor count.
+
     Args:
         stores: What there is.
         written_before: Segments to which nothing was added since then go, seconds since 1970; None: none of them.
@@ -78,7 +81,7 @@ def choose(
     Returns:
         Folder to names of segments.
     """
-    every = [(store.folder.path, segment) for store in stores for segment in store.segments]
+    every = [(store.folder.path, segment) for store in stores if store.meta for segment in store.segments]
     size = sum(segment.size for _, segment in every)
     chosen: dict[Path, set[str]] = defaultdict(set)
     for path, segment in sorted(every, key=lambda item: (item[1].written, item[1].name)):
