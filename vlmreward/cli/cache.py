@@ -60,7 +60,11 @@ def _folder(path: str | None) -> Path:
         raise ConfigError(f"path={path} is not a folder: give the one that was given as cache=<folder>")
     if (cache / META).exists():
         raise ConfigError(f"path={path} is the store of one encoder: write path={cache.parent} id=<encoder id>")
-    if not list(cache.glob(f"*/{META}")) and any(cache.iterdir()):
+    try:
+        foreign = not list(cache.glob(f"*/{META}")) and any(cache.iterdir())
+    except OSError as e:
+        raise ConfigError(f"path={path} can't be read ({e.strerror}): give a folder of your own") from e
+    if foreign:
         raise ConfigError(f"path={path} holds no embeddings: give the folder that was given as cache=<folder>")
     return cache
 
@@ -80,7 +84,7 @@ def _prune(stores: Sequence[StoreReport], options: dict[str, Any]) -> None:
     known = [store for store in stores if store.meta]
     if options["all"]:
         if options["id"] is not None:  # named, and therefore meant
-            known = stores
+            known = list(stores)
         chosen = {store.folder.path: {segment.name for segment in store.segments} for store in stores}
     else:
         before = None if options["older_than"] is None else time.time() - DAY * options["older_than"]
