@@ -64,6 +64,7 @@ def test_an_environment_that_can_not_be_judged_says_itself_whether_there_is_succ
     (block,) = survey_episodes(env, "anything", RandomPolicy(env.action_space, 1), "random", 200, seed=0)
     assert len(block.episode) == 200
     assert block.step.min() == 1  # its reset says nothing of success
+    assert block.success is not None
     np.testing.assert_array_equal(block.success, drawn)
     assert 0 < block.success.sum() < 200
     assert block.progress is None

@@ -234,7 +234,7 @@ def test_runtime_is_told_apart_though_the_id_is_the_same(tmp_path):
     for runtime in ("torch", "openvino", None):
         inner = ProjectionEncoder()
         if runtime:
-            inner.runtime = runtime
+            setattr(inner, "runtime", runtime)  # noqa: B010  the fake has none
         encoder = open_cached(inner, tmp_path)
         encoder.encode_images(noise(3))
         assert encoder.stats()["encoded"] == 3

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmreward.errors import ConfigError
+from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import BrightnessReward, LinearReward, ProjectionEncoder
 from vlmreward.wrappers import frame_gate
 from vlmreward.wrappers.frame_gate import SAMPLE, FrameGate, GateCounts, describe_gate, difference
@@ -294,7 +295,7 @@ def test_model_that_needs_more_than_single_embeddings_is_refused(model, why):
     with pytest.raises(ConfigError, match=why):
         FrameScorer(ProjectionEncoder(DIM), model, 1, gate=FrameGate(3))
     with pytest.raises(ConfigError, match="frame_gate=3 is for rewards that score the embedding of each frame"):
-        Scorer(ProjectionEncoder(DIM), model, None, gate=FrameGate(3))
+        Scorer(ProjectionEncoder(DIM), model, RewardTransform(), gate=FrameGate(3))
 
 
 @pytest.mark.parametrize("threshold", [-1, 256, float("nan"), True, "x"])
