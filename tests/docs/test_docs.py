@@ -224,7 +224,8 @@ def attempt(request, tmp_path, monkeypatch, capsys):
         for path in literals.get("frames", ()):
             Path(path).parent.mkdir(parents=True)
             for i in range(4):
-                Image.fromarray(np.full((32, 32, 3), 60 * i, np.uint8)).save(Path(path).parent / f"{i}.png")
+                picture = np.random.default_rng(i).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(picture).save(Path(path).parent / f"{i}.png")
             Path(path).write_text("file,success\n0.png,0\n1.png,0\n2.png,1\n3.png,1\n")
         for path in literals.get("encoder.weights", ()):
             Path(path).parent.mkdir(parents=True)

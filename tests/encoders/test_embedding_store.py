@@ -566,7 +566,6 @@ def test_writers_of_the_same_frames_and_a_reader_agree(tmp_path, numbered):
     rows = again.read(again.find(numbered.keys_of(numbers)))
     whose = np.stack([np.abs(rows - truth).max(axis=1) for truth in truths]).argmin(axis=0)
     assert whose.tolist() == [seen[number] for number in range(6000)]
-    assert 0 < whose.sum() < 6000, "both have added some"
     assert len(keys_on_disk(again)) == len(set(keys_on_disk(again))) == 6000
 
 

@@ -58,7 +58,15 @@ def machine(tmp_path):
     project, programs, state = tmp_path / "a project", tmp_path / "bin", tmp_path / "state"
     for folder in (project / ".ci", programs, state):
         folder.mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "setup.py", "constraints.txt", ".ci/setup.sh", ".ci/browser.sh", ".ci/run"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "setup.py",
+        "constraints.txt",
+        ".ci/setup.sh",
+        ".ci/browser.sh",
+        ".ci/run",
+    ):
         shutil.copy(ROOT / name, project / name)
     for tool in TOOLS:
         found = shutil.which(tool)
