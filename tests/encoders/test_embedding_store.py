@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import json
 import multiprocessing
 import os
 import random
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -682,47 +680,3 @@ def test_half_removed_segment_is_never_written_to_again(tmp_path, numbered, lost
     for opened in (live, writer, EmbeddingStore(tmp_path, numbered.META)):
         check(opened, numbered, np.arange(200, 400), writer=1)
         assert len(opened) == (300 if opened is live else 200)
-
-
-def test_file_that_takes_the_place_of_another_is_another_segment(tmp_path, numbered):
-    """A store is put back from a copy while a process has it open."""
-    live = EmbeddingStore(tmp_path / "a", numbered.META)
-    fill(live, numbered, range(100))
-    other = EmbeddingStore(tmp_path / "b", numbered.META)
-    fill(other, numbered, range(100, 250), writer=1)
-    for suffix in ("rows", "keys"):
-        os.replace(files(other, suffix)[0], files(live, suffix)[0])
-    live.refresh()
-    check(live, numbered, np.arange(100))
-    check(live, numbered, np.arange(100, 250), writer=1)
-    assert len(live) == 250
-
-
-def test_folder_that_another_has_made_again_is_claimed_before_it_is_written_to(tmp_path, numbered):
-    store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(10))
-    shutil.rmtree(store.path)
-    fill(EmbeddingStore(tmp_path, numbered.META), numbered, range(5), writer=1)  # and has gone
-    assert not StoreFolder(store.path).in_use()
-    fill(store, numbered, range(10, 20))
-    assert StoreFolder(store.path).in_use()
-    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(10, 20))
-    shutil.rmtree(store.path)
-    with StoreFolder(store.path).locked():
-        StoreFolder(store.path).write_meta(replace(numbered.META, dim=7))
-    with pytest.raises(ConfigError, match=r"holds embeddings of .*dim=7.*choose another cache="):
-        fill(store, numbered, range(20, 30))
-    assert files(store, "rows") == []
-
-
-def test_reading_changes_no_file(tmp_path, numbered):
-    fill(EmbeddingStore(tmp_path, numbered.META), numbered, range(50))
-
-    def sums():
-        return {p.name: (hashlib.sha256(p.read_bytes()).digest(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*.*")}
-
-    before = sums()
-    store = EmbeddingStore(tmp_path, numbered.META)
-    store.read(store.find(numbered.keys_of(range(50))))[:] = 7
-    store.project(numbered.keys_of(range(50)), np.ones((numbered.DIM, 1), np.float32))
-    assert sums() == before
