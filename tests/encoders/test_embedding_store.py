@@ -34,39 +34,20 @@ def unit(rows):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def fill(store, numbered, numbers, writer=0):
-    numbers = np.asarray(numbers)
-    store.add(numbered.keys_of(numbers), numbered.rows_of(numbers, writer))
-
-
-def check(store, numbered, numbers, writer=0):
-    """Check that a store knows frames, and every row of them."""
-    places = store.find(numbered.keys_of(numbers))
-    assert (places >= 0).all()
-    rows = store.read(places)
-    assert rows.dtype == np.float32
-    np.testing.assert_allclose(rows, numbered.stored(numbered.rows_of(numbers, writer)), atol=2e-7, rtol=0)
-
-
-def known(store, numbered, numbers):
-    """Return those of the frames that a store knows."""
-    return np.asarray(numbers)[store.find(numbered.keys_of(numbers)) >= 0]
-
-
-def files(store, suffix):
-    return sorted(store.path.glob(f"*.{suffix}"))
-
-
 def segment_sizes(store):
     """Return (frames by the file of rows, frames by the file of keys) of each segment."""
     return [
         (r.stat().st_size / store.meta.row_bytes, r.with_suffix(".keys").stat().st_size / KEY_BYTES)
-        for r in files(store, "rows")
+        for r in sorted(store.path.glob("*.rows"))
     ]
 
 
 def keys_on_disk(store):
-    return [key.tobytes() for path in files(store, "keys") for key in np.fromfile(path, np.uint64).reshape(-1, 2)]
+    return [
+        key.tobytes()
+        for path in sorted(store.path.glob("*.keys"))
+        for key in np.fromfile(path, np.uint64).reshape(-1, 2)
+    ]
 
 
 @pytest.fixture
@@ -79,14 +60,14 @@ def test_what_is_added_is_found_now_and_when_the_store_is_opened_again(tmp_path,
     store = EmbeddingStore(tmp_path, numbered.META)
     assert len(store) == 0
     for start in range(0, 500, 70):
-        fill(store, numbered, range(start, min(start + 70, 500)))
+        numbered.fill(store, range(start, min(start + 70, 500)))
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
         assert len(opened) == 500
         order = np.random.default_rng(0).permutation(500)
-        check(opened, numbered, np.arange(500))
-        check(opened, numbered, order)
-        check(opened, numbered, np.repeat([3, 3, 499, 0], 50))
-        check(opened, numbered, np.array([5, 7, 5]))  # as many as from the first to the last, and no run
+        numbered.check(opened, np.arange(500))
+        numbered.check(opened, order)
+        numbered.check(opened, np.repeat([3, 3, 499, 0], 50))
+        numbered.check(opened, np.array([5, 7, 5]))  # as many as from the first to the last, and no run
         assert (opened.find(numbered.keys_of(np.arange(500, 900))) == -1).all()
     assert segment_sizes(store) == [(500, 500)]
 
@@ -94,12 +75,12 @@ def test_what_is_added_is_found_now_and_when_the_store_is_opened_again(tmp_path,
 def test_segments_follow_each_other(tmp_path, numbered, small_segments):
     store = EmbeddingStore(tmp_path, numbered.META)
     for start in range(0, 460, 60):
-        fill(store, numbered, range(start, min(start + 60, 460)))
+        numbered.fill(store, range(start, min(start + 60, 460)))
     assert segment_sizes(store) == [(120, 120), (120, 120), (120, 120), (100, 100)]
-    fill(store, numbered, [460])
+    numbered.fill(store, [460])
     assert segment_sizes(store)[-1] == (1, 1)
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
-        check(opened, numbered, np.random.default_rng(0).permutation(461))
+        numbered.check(opened, np.random.default_rng(0).permutation(461))
 
 
 def test_full_segment_is_on_the_disk_before_the_next_begins(tmp_path, numbered, small_segments, monkeypatch):
@@ -112,23 +93,23 @@ def test_full_segment_is_on_the_disk_before_the_next_begins(tmp_path, numbered, 
 
     store = EmbeddingStore(tmp_path, numbered.META)
     monkeypatch.setattr(store_folder.os, "fsync", note)
-    fill(store, numbered, range(99))
-    fill(store, numbered, range(99, 110))
+    numbered.fill(store, range(99))
+    numbered.fill(store, range(99, 110))
     assert synced == []  # it takes longer than encoding a few frames
-    fill(store, numbered, [110])
-    first = files(store, "rows")[0]
+    numbered.fill(store, [110])
+    first = numbered.files(store, "rows")[0]
     assert synced == [(str(path), 1) for path in (first, first.with_suffix(".keys"), store.path)]
 
 
 def test_known_frame_keeps_its_first_embedding(tmp_path, numbered):
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(10), writer=1)
-    fill(store, numbered, range(20), writer=2)
-    check(store, numbered, np.arange(10), writer=1)
-    check(store, numbered, np.arange(10, 20), writer=2)
-    fill(store, numbered, [30, 31, 30, 30])  # equal frames in one call are stored once
+    numbered.fill(store, range(10), writer=1)
+    numbered.fill(store, range(20), writer=2)
+    numbered.check(store, np.arange(10), writer=1)
+    numbered.check(store, np.arange(10, 20), writer=2)
+    numbered.fill(store, [30, 31, 30, 30])  # equal frames in one call are stored once
     assert segment_sizes(store) == [(22, 22)]
-    check(store, numbered, np.array([30, 31]))
+    numbered.check(store, np.array([30, 31]))
 
 
 @settings(deadline=None, max_examples=40)
@@ -170,9 +151,9 @@ def test_rows_that_are_no_unit_vectors_are_not_stored(tmp_path, numbered):
     keys = numbered.keys_of(range(8))
     store.add(keys, rows)
     assert (store.find(keys) >= 0).tolist() == [True, False, False, False, False, False, True, True]
-    check(store, numbered, np.array([0, 7]))
-    fill(store, numbered, range(8))
-    check(store, numbered, np.arange(8)[[1, 2, 3, 4, 5]])
+    numbered.check(store, np.array([0, 7]))
+    numbered.fill(store, range(8))
+    numbered.check(store, np.arange(8)[[1, 2, 3, 4, 5]])
     # whatever was taken is taken for whole when the store is opened again
     assert len(EmbeddingStore(tmp_path, numbered.META)) == 8
     with pytest.raises(ValueError, match=r"embeddings must be \(8, 48\), got \(8, 47\)"):
@@ -197,7 +178,7 @@ def test_projection_is_the_product_in_any_order_with_a_mask(
     monkeypatch.setattr(embedding_store, "_BLOCK", block)
     store = EmbeddingStore(tmp_path, replace(numbered.META, dtype=dtype))
     for start in range(0, 300, 50):
-        fill(store, numbered, range(start, start + 50))
+        numbered.fill(store, range(start, start + 50))
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((numbered.DIM, 3)).astype(np.float32)
     for numbers in (np.arange(300), rng.permutation(600), rng.integers(0, 310, 500), np.array([1000]), np.arange(0)):
@@ -214,7 +195,7 @@ def test_projection_is_the_product_in_any_order_with_a_mask(
 def test_nothing_is_read_of_nothing(tmp_path, numbered):
     store = EmbeddingStore(tmp_path, numbered.META)
     assert store.read(np.empty(0, np.int64)).shape == (0, numbered.DIM)
-    fill(store, numbered, [])
+    numbered.fill(store, [])
     assert list(store.path.glob("*.rows")) == []
 
 
@@ -231,7 +212,7 @@ def test_each_encoder_precision_and_dtype_has_a_folder(tmp_path, numbered):
         replace(numbered.META, dtype="float32"),
     ]
     for writer, meta in enumerate(metas):
-        fill(EmbeddingStore(tmp_path, meta), numbered, range(5), writer)
+        numbered.fill(EmbeddingStore(tmp_path, meta), range(5), writer)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "numbered%2F1__bf16__float16",
         "numbered%2F1__float16",
@@ -319,14 +300,14 @@ def test_killed_in_any_write_loses_only_what_was_not_added(tmp_path, numbered, c
     added = 40 * (call // 2)
     assert (code, said) == (KILL, added or None)
     store = EmbeddingStore(tmp_path, numbered.META)
-    there = known(store, numbered, np.arange(120))
+    there = numbered.known(store, np.arange(120))
     # keys that were written before the kill have their rows
     assert there.tolist() == list(range(added + (int(40 * share) if call % 2 else 0)))
-    check(store, numbered, there)
-    fill(store, numbered, range(200))
+    numbered.check(store, there)
+    numbered.fill(store, range(200))
     assert segment_sizes(store) == [(200, 200)], "what was half written is cut off"
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
-        check(opened, numbered, np.arange(200))
+        numbered.check(opened, np.arange(200))
     assert len(set(keys_on_disk(store))) == 200
 
 
@@ -341,9 +322,9 @@ def test_killed_at_random_moments_again_and_again(tmp_path, numbered):
         assert code == KILL
         added = said or added
         store = EmbeddingStore(tmp_path, numbered.META)
-        check(store, numbered, np.arange(added))
-        more = known(store, numbered, np.arange(added, added + 2000))  # was added, and the writer could not say so
-        check(store, numbered, more)
+        numbered.check(store, np.arange(added))
+        more = numbered.known(store, np.arange(added, added + 2000))  # was added, and the writer could not say so
+        numbered.check(store, more)
         assert len(store) == added + len(more)
     assert added > 1000
     assert len(set(keys_on_disk(store))) == len(keys_on_disk(store)) == len(store)
@@ -352,8 +333,8 @@ def test_killed_at_random_moments_again_and_again(tmp_path, numbered):
 @pytest.mark.parametrize("damage", ["rows cut", "rows cut inside one", "no rows", "rows gone", "keys cut", "no keys"])
 def test_torn_files_cost_what_was_torn_off(tmp_path, numbered, damage):
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(100))
-    (rows,), (keys,) = files(store, "rows"), files(store, "keys")
+    numbered.fill(store, range(100))
+    (rows,), (keys,) = numbered.files(store, "rows"), numbered.files(store, "keys")
     left = {"rows cut": 60, "rows cut inside one": 59, "keys cut": 61}.get(damage, 0)
     if damage == "rows gone":
         rows.unlink()
@@ -362,24 +343,24 @@ def test_torn_files_cost_what_was_torn_off(tmp_path, numbered, damage):
     else:
         os.truncate(rows, store.meta.row_bytes * left + (5 if damage == "rows cut inside one" else 0))
     store = EmbeddingStore(tmp_path, numbered.META)
-    assert known(store, numbered, np.arange(100)).tolist() == list(range(left))
-    check(store, numbered, np.arange(left))
+    assert numbered.known(store, np.arange(100)).tolist() == list(range(left))
+    numbered.check(store, np.arange(left))
     other = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(90, 250), writer=2)  # no key of a row that is gone may meet one of these
+    numbered.fill(store, range(90, 250), writer=2)  # no key of a row that is gone may meet one of these
     other.refresh()
     for opened in (store, other, EmbeddingStore(tmp_path, numbered.META)):
-        check(opened, numbered, np.arange(left))
-        check(opened, numbered, np.arange(100, 250), writer=2)
-        assert len(opened) == len(known(opened, numbered, np.arange(250))) == left + 160 - max(0, left - 90)
-    fill(store, numbered, range(250))
-    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(90))
+        numbered.check(opened, np.arange(left))
+        numbered.check(opened, np.arange(100, 250), writer=2)
+        assert len(opened) == len(numbered.known(opened, np.arange(250))) == left + 160 - max(0, left - 90)
+    numbered.fill(store, range(250))
+    numbered.check(EmbeddingStore(tmp_path, numbered.META), np.arange(90))
 
 
 @pytest.mark.parametrize("lost", [[99], range(40, 100), [0, 50], range(100)], ids=["last", "end", "some", "all"])
 def test_rows_that_a_power_cut_has_made_zeros_are_unknown(tmp_path, numbered, lost):
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(100))
-    with files(store, "rows")[0].open("r+b") as file:
+    numbered.fill(store, range(100))
+    with numbered.files(store, "rows")[0].open("r+b") as file:
         for row in lost:
             file.seek(store.meta.row_bytes * row + (store.meta.row_bytes // 2 if row == 50 else 0))
             file.write(bytes(store.meta.row_bytes // (2 if row == 50 else 1)))  # one is zero by half
@@ -387,29 +368,29 @@ def test_rows_that_a_power_cut_has_made_zeros_are_unknown(tmp_path, numbered, lo
     del store  # files that are mapped are left alone
     again = EmbeddingStore(tmp_path, numbered.META)
     for opened in (again, EmbeddingStore(tmp_path, numbered.META)):
-        assert known(opened, numbered, np.arange(100)).tolist() == kept.tolist()
-        check(opened, numbered, kept)
-    fill(again, numbered, range(120))
-    check(again, numbered, np.arange(120))
-    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(120))
+        assert numbered.known(opened, np.arange(100)).tolist() == kept.tolist()
+        numbered.check(opened, kept)
+    numbered.fill(again, range(120))
+    numbered.check(again, np.arange(120))
+    numbered.check(EmbeddingStore(tmp_path, numbered.META), np.arange(120))
     assert sum(rows for rows, _ in segment_sizes(again)) == 120
 
 
 def test_keys_that_a_power_cut_has_made_zeros_are_unknown(tmp_path, numbered):
     store, live = (EmbeddingStore(tmp_path, numbered.META) for _ in range(2))
-    fill(store, numbered, range(100))
-    with files(store, "keys")[0].open("r+b") as file:
+    numbered.fill(store, range(100))
+    with numbered.files(store, "keys")[0].open("r+b") as file:
         file.seek(40 * KEY_BYTES)
         file.write(bytes(30 * KEY_BYTES))
     live.refresh()
-    assert known(live, numbered, np.arange(100)).tolist() == [*range(40), *range(70, 100)]
+    assert numbered.known(live, np.arange(100)).tolist() == [*range(40), *range(70, 100)]
     assert live.find(np.zeros((1, 2), np.uint64)).tolist() == [-1]
-    check(live, numbered, np.arange(70, 100))
+    numbered.check(live, np.arange(70, 100))
     del store, live
     store = EmbeddingStore(tmp_path, numbered.META)
-    assert known(store, numbered, np.arange(100)).tolist() == list(range(40))
-    fill(store, numbered, range(100))
-    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(100))
+    assert numbered.known(store, np.arange(100)).tolist() == list(range(40))
+    numbered.fill(store, range(100))
+    numbered.check(EmbeddingStore(tmp_path, numbered.META), np.arange(100))
 
 
 def test_equal_keys_in_a_file_are_one_frame_and_take_no_time(tmp_path, numbered):
@@ -422,7 +403,7 @@ def test_equal_keys_in_a_file_are_one_frame_and_take_no_time(tmp_path, numbered)
     store.refresh()
     assert time.process_time() - begin < 2
     assert len(store) == 1
-    check(store, numbered, np.array([7]))
+    numbered.check(store, np.array([7]))
 
 
 @pytest.mark.parametrize("call", range(3))
@@ -430,8 +411,8 @@ def test_lost_rows_stay_recognised_when_cutting_them_off_fails(tmp_path, numbere
     """The disk refuses one of the two cuts, or neither; in between there is always a newest segment without frames."""
     store = EmbeddingStore(tmp_path, numbered.META)
     for start in range(0, 150, 50):
-        fill(store, numbered, range(start, start + 50))
-    with files(store, "rows")[1].open("r+b") as file:
+        numbered.fill(store, range(start, start + 50))
+    with numbered.files(store, "rows")[1].open("r+b") as file:
         file.seek(20 * store.meta.row_bytes)
         file.write(bytes(5 * store.meta.row_bytes))
     for suffix in ("rows", "keys"):
@@ -451,23 +432,23 @@ def test_lost_rows_stay_recognised_when_cutting_them_off_fails(tmp_path, numbere
     monkeypatch.undo()
     for _ in range(2):
         store = EmbeddingStore(tmp_path, numbered.META)
-        assert known(store, numbered, np.arange(200)).tolist() == list(range(120))
-        check(store, numbered, np.arange(120))
+        assert numbered.known(store, np.arange(200)).tolist() == list(range(120))
+        numbered.check(store, np.arange(120))
         del store
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(200))
+    numbered.fill(store, range(200))
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
-        check(opened, numbered, np.arange(200))
+        numbered.check(opened, np.arange(200))
 
 
 def test_files_that_another_store_has_mapped_get_no_shorter(tmp_path, numbered):
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(1000))  # more than a page
-    with files(store, "rows")[0].open("r+b") as file:
+    numbered.fill(store, range(1000))  # more than a page
+    with numbered.files(store, "rows")[0].open("r+b") as file:
         file.write(bytes(store.meta.row_bytes))
     EmbeddingStore(tmp_path, numbered.META)
     assert segment_sizes(store) == [(1000, 1000)]
-    check(store, numbered, np.arange(1, 1000))
+    numbered.check(store, np.arange(1, 1000))
 
 
 @contextmanager
@@ -482,25 +463,25 @@ def file_size_limit(limit):
 
 def test_full_disk_is_one_line_and_loses_nothing(tmp_path, numbered):
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(100))
+    numbered.fill(store, range(100))
     with (
         file_size_limit(int(120.4 * store.meta.row_bytes)),
         pytest.raises(
             StorageError, match=r"can't write embeddings to .*: file too large; check its files and permissions, or"
         ),
     ):
-        fill(store, numbered, range(100, 150))
-    check(store, numbered, np.arange(100))
-    assert known(store, numbered, np.arange(100, 150)).tolist() == []
-    fill(store, numbered, range(100, 150))  # there is room again
+        numbered.fill(store, range(100, 150))
+    numbered.check(store, np.arange(100))
+    assert numbered.known(store, np.arange(100, 150)).tolist() == []
+    numbered.fill(store, range(100, 150))  # there is room again
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
-        check(opened, numbered, np.arange(150))
+        numbered.check(opened, np.arange(150))
     assert segment_sizes(store) == [(150, 150)]
 
 
 def test_disk_that_is_full_for_the_keys_shows_no_frame_without_a_row(tmp_path, numbered, monkeypatch):
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(10))
+    numbered.fill(store, range(10))
     write = os.pwrite
 
     def pwrite(descriptor, content, offset):
@@ -512,22 +493,22 @@ def test_disk_that_is_full_for_the_keys_shows_no_frame_without_a_row(tmp_path, n
 
     monkeypatch.setattr(store_folder.os, "pwrite", pwrite)
     with pytest.raises(StorageError, match="no space left on device; free some room, prune it"):
-        fill(store, numbered, range(10, 30))
+        numbered.fill(store, range(10, 30))
     monkeypatch.undo()
     for opened in (store, EmbeddingStore(tmp_path, numbered.META)):
         opened.refresh()
-        assert known(opened, numbered, np.arange(40)).tolist() == list(range(15))
-        check(opened, numbered, np.arange(15))
-    fill(store, numbered, range(40))
-    check(store, numbered, np.arange(40))
+        assert numbered.known(opened, np.arange(40)).tolist() == list(range(15))
+        numbered.check(opened, np.arange(15))
+    numbered.fill(store, range(40))
+    numbered.check(store, np.arange(40))
 
 
 def test_write_that_takes_less_than_asked_goes_on(tmp_path, numbered, monkeypatch):
     write = os.pwrite
     monkeypatch.setattr(store_folder.os, "pwrite", lambda d, content, offset: write(d, content[:1000], offset))
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(100))
-    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(100))
+    numbered.fill(store, range(100))
+    numbered.check(EmbeddingStore(tmp_path, numbered.META), np.arange(100))
 
 
 # Several processes and threads.
@@ -535,13 +516,13 @@ def test_write_that_takes_less_than_asked_goes_on(tmp_path, numbered, monkeypatc
 
 def test_what_another_process_adds_is_seen_after_a_refresh(tmp_path, numbered):
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(5))
+    numbered.fill(store, range(5))
     assert Writer(numbered, tmp_path, 3, 50, 10, writer=1).join() == (0, 50)
-    assert known(store, numbered, np.arange(60)).tolist() == list(range(5))
+    assert numbered.known(store, np.arange(60)).tolist() == list(range(5))
     store.refresh()
     assert len(store) == 50
-    check(store, numbered, np.arange(5))
-    check(store, numbered, np.arange(5, 50), writer=1)
+    numbered.check(store, np.arange(5))
+    numbered.check(store, np.arange(5, 50), writer=1)
 
 
 def test_writers_of_the_same_frames_and_a_reader_agree(tmp_path, numbered):
@@ -553,7 +534,7 @@ def test_writers_of_the_same_frames_and_a_reader_agree(tmp_path, numbered):
     while len(seen) < 6000:
         assert all(writer.process.exitcode in (None, 0) for writer in writers)
         reader.refresh()
-        there = known(reader, numbered, numbers)
+        there = numbered.known(reader, numbers)
         rows = reader.read(reader.find(numbered.keys_of(there)))
         errors = np.stack([np.abs(rows - truth[there]).max(axis=1, initial=0) for truth in truths])
         assert (errors.min(axis=0) <= 2e-7).all(), "each row is that of one of the writers"
@@ -574,9 +555,9 @@ def test_threads_may_read_and_add(tmp_path, numbered, small_segments):
     def work(first):
         try:
             for start in range(first, 1200, 40):
-                fill(store, numbered, range(start, start + 10))
-                check(store, numbered, np.arange(start, start + 10))
-                check(store, numbered, np.arange(first, start + 10, 40))
+                numbered.fill(store, range(start, start + 10))
+                numbered.check(store, np.arange(start, start + 10))
+                numbered.check(store, np.arange(first, start + 10, 40))
         except BaseException as e:
             faults.append(e)
 
@@ -586,7 +567,7 @@ def test_threads_may_read_and_add(tmp_path, numbered, small_segments):
     for thread in threads:
         thread.join()
     assert faults == []
-    check(EmbeddingStore(tmp_path, numbered.META), numbered, np.arange(1200))
+    numbered.check(EmbeddingStore(tmp_path, numbered.META), np.arange(1200))
 
 
 CHILDREN = """
@@ -644,39 +625,39 @@ def test_children_share_the_store(tmp_path, numbered, method):
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     store = EmbeddingStore(tmp_path / "cache", numbered.META)
-    check(store, numbered, np.arange(1800))
+    numbered.check(store, np.arange(1800))
     assert len(keys_on_disk(store)) == len(set(keys_on_disk(store))) == 1800
 
 
 def test_folder_that_is_removed_by_hand_is_begun_again(tmp_path, numbered):
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(10))
+    numbered.fill(store, range(10))
     for path in store.path.iterdir():
         path.unlink()
     store.path.rmdir()
-    check(store, numbered, np.arange(10))  # mapped, and therefore still there
-    fill(store, numbered, range(5, 20))
-    check(store, numbered, np.arange(20))
+    numbered.check(store, np.arange(10))  # mapped, and therefore still there
+    numbered.fill(store, range(5, 20))
+    numbered.check(store, np.arange(20))
     assert StoreFolder(store.path).read_meta() == numbered.META
     assert StoreFolder(store.path).in_use()
     again = EmbeddingStore(tmp_path, numbered.META)
-    assert known(again, numbered, np.arange(20)).tolist() == list(range(10, 20))
-    check(again, numbered, np.arange(10, 20))
+    assert numbered.known(again, np.arange(20)).tolist() == list(range(10, 20))
+    numbered.check(again, np.arange(10, 20))
 
 
 @pytest.mark.parametrize("lost", ["rows", "keys"])
 def test_half_removed_segment_is_never_written_to_again(tmp_path, numbered, lost):
     """A kill between two unlinks; another store has mapped what the segment was, and goes on with it."""
     store = EmbeddingStore(tmp_path, numbered.META)
-    fill(store, numbered, range(100))
+    numbered.fill(store, range(100))
     live = EmbeddingStore(tmp_path, numbered.META)
-    (rows,) = files(store, "rows")
+    (rows,) = numbered.files(store, "rows")
     rows.with_suffix(f".{lost}").unlink()
     writer = EmbeddingStore(tmp_path, numbered.META)
-    fill(writer, numbered, range(200, 400), writer=1)
-    assert [path.stem for path in files(store, "keys")] != [rows.stem]
+    numbered.fill(writer, range(200, 400), writer=1)
+    assert [path.stem for path in numbered.files(store, "keys")] != [rows.stem]
     live.refresh()
-    check(live, numbered, np.arange(100))
+    numbered.check(live, np.arange(100))
     for opened in (live, writer, EmbeddingStore(tmp_path, numbered.META)):
-        check(opened, numbered, np.arange(200, 400), writer=1)
+        numbered.check(opened, np.arange(200, 400), writer=1)
         assert len(opened) == (300 if opened is live else 200)

@@ -278,7 +278,7 @@ def _plain(settings: AuditSettings) -> dict[str, Any]:
         **{
             k: v
             for k, v in settings.options.items()
-            if k not in ("encoder", "reward", "goal", "baseline", "mismatched")
+            if k not in ("encoder", "reward", "goal", "baseline", "mismatched", "out")
         },
         "env": env,
         "mismatched": list(settings.mismatched),

@@ -69,7 +69,7 @@ def build_variant(
         PromptError: A prompt is empty or too long.
     """
     config, note = reward, ""
-    if "gamma" in config and config["gamma"] is None:  # an agent's, of which nothing here depends
+    if "gamma" in config and config["gamma"] is None:  # an agent's, on which nothing here depends
         config = {**config, "gamma": 1.0}
 
     def build(prompts: Sequence[str]) -> RewardModel:

@@ -40,6 +40,29 @@ def stored(rows):
     return rounded / np.linalg.norm(rounded, axis=1, keepdims=True)
 
 
+def fill(store, numbers, writer=0):
+    numbers = np.asarray(numbers)
+    store.add(keys_of(numbers), rows_of(numbers, writer))
+
+
+def known(store, numbers):
+    """Return those of the frames that a store knows."""
+    return np.asarray(numbers)[store.find(keys_of(numbers)) >= 0]
+
+
+def check(store, numbers, writer=0):
+    """Check that a store knows frames, and every row of them."""
+    places = store.find(keys_of(numbers))
+    assert (places >= 0).all()
+    rows = store.read(places)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, stored(rows_of(numbers, writer)), atol=2e-7, rtol=0)
+
+
+def files(store, suffix):
+    return sorted(store.path.glob(f"*.{suffix}"))
+
+
 def die_in_write(call, share):
     """Kill this process when that share of a write's bytes is written."""
     calls, write = itertools.count(), os.pwrite
