@@ -61,7 +61,7 @@ SMALL = {
     "resume": ("total_timesteps=96", "eval.episodes=1"),
     "evaluate": ("episodes=2",),
     "record": ("episodes=1",),
-    "audit": ("count=60", "replicates=20"),
+    "audit": ("count=60", "replicates=20", "landscapes=false"),
 }
 SMALL_AGENT = {  # by the way the algorithm is scored
     "replay": ("agent.learning_starts=16", "agent.batch_size=16"),
