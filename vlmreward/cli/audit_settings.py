@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlmreward.cli.arguments import Arguments
 from vlmreward.cli.audit_parts import other_goals
-from vlmreward.cli.compose import compose
+from vlmreward.cli.compose import compose, set_literals
 from vlmreward.cli.environments import find_tasks
 from vlmreward.cli.goals import as_prompts, settle_goal
 from vlmreward.cli.settings import EnvSettings, check_cache_dtype, settle_env
@@ -125,11 +126,11 @@ def settle_audit(arguments: Arguments) -> AuditSettings:
 
 
 def _compose(command: str, arguments: Arguments, known: dict[tuple, dict[str, Any]]) -> dict[str, Any]:
-    """Compose a config, once for combinations that differ in other things."""
-    key = (command, arguments.overrides, tuple(arguments.literals.items()))
+    """Compose a config; Hydra is asked once for combinations that differ in prompts and paths alone."""
+    key = (command, arguments.overrides)
     if key not in known:
-        known[key] = compose(command, arguments)
-    return known[key]
+        known[key] = compose(command, replace(arguments, literals={}))
+    return set_literals(deepcopy(known[key]), arguments.literals)
 
 
 def _check(options: Mapping[str, Any]) -> dict[str, Any]:

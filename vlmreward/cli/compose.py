@@ -7,7 +7,7 @@ the user gets wrong is reported in one line with the nearest name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,16 @@ def compose(command: str, arguments: Arguments) -> dict[str, Any]:
         chosen = match_option("agent", str(config["env"].get("agent", "ppo")), groups)
         kept = [o for o in overrides if o.split("=", 1)[0] != "agent"]
         config = _compose_checked(command, [*kept, f"agent={chosen}"], groups, arguments.config_dir)
-    for key, values in arguments.literals.items():
+    return set_literals(config, arguments.literals)
+
+
+def set_literals(config: dict[str, Any], literals: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Put prompts and paths, which Hydra never sees, into a composed config, and return it.
+
+    Raises:
+        ConfigError: A key is unknown.
+    """
+    for key, values in literals.items():
         _set_literal(config, key, values)
     return config
 
