@@ -225,7 +225,7 @@ def test_precision_is_told_apart_though_the_id_is_the_same(tmp_path, frames):
     np.testing.assert_allclose(a, build("fp32").encode_images(pictures), atol=5e-4)
     np.testing.assert_allclose(b, build("bf16").encode_images(pictures), atol=5e-4)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"{exact.id}__{p}__torch__float16" for p in ("bf16", "fp32")
+        f"{exact.id}__{one.precision}__{one.runtime}__float16" for one in (rough, exact)
     ]
 
 
