@@ -36,7 +36,7 @@ def embed(gate, rows, frames, cuts=()):
     """Run rows through a gate in jobs; return each row's embedding, and what the encoder was given."""
     encoder, found = ProjectionEncoder(DIM), []
     for part in np.split(np.arange(len(rows)), sorted(cuts)):
-        gated = gate.embed(rows[part], gather(rows[part], np.asarray(frames)), lambda f: (encode(encoder, f), 0.0))
+        gated = gate.embed(rows[part], gather(rows[part], np.asarray(frames)), lambda f, _: (encode(encoder, f), 0.0))
         found.extend(gated.embeddings if len(part) else [])
     return np.array(found), encoder.batches
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.errors import ConfigError
-from vlmreward.types import FloatArray, Frames
+from vlmreward.types import FloatArray, Frames, Keys
 
 if TYPE_CHECKING:
     from vlmreward.wrappers.scoring import Gathered
@@ -172,14 +172,14 @@ class FrameGate:
         return self.counts.report(self.threshold)
 
     def embed(
-        self, rows: np.ndarray, gathered: Gathered, encode: Callable[[Frames], tuple[FloatArray, float]]
+        self, rows: np.ndarray, gathered: Gathered, encode: Callable[[Frames, Keys], tuple[FloatArray, float]]
     ) -> GatedEmbeddings:
         """Embed the frames of a job.
 
         Args:
             rows: ``ROW_DTYPE``, shape (M,), in the order in which the frames were captured.
             gathered: Their pictures; a frame that the guard refused is none of those that are seen.
-            encode: Returns embeddings, float32, shape (N, D), and the time it took.
+            encode: From frames and their keys to embeddings, float32, shape (N, D), and the time it took.
         """
         unique, index = gathered.unique, gathered.index
         before: list[FloatArray] = []  # in the table, behind this job's pictures
@@ -206,7 +206,7 @@ class FrameGate:
             place[row] = anchor.place
         chosen = np.array(sample, np.int64)
         wanted = np.array(sorted(kept.union(index[chosen].tolist())), np.int64)
-        encoded, seconds = encode(unique[wanted])
+        encoded, seconds = encode(unique[wanted], gathered.keys[wanted])
         width = encoded.shape[1] if len(wanted) or not before else len(before[0])
         table = np.zeros((len(unique) + len(before) + 1, width), np.float32)  # the last row is for refused frames
         table[wanted] = encoded

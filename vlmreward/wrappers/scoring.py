@@ -17,7 +17,17 @@ import numpy.typing as npt
 
 from vlmreward.encoders.frame_hash import distinct, hash_frames
 from vlmreward.errors import ConfigError
-from vlmreward.types import BoolArray, Encoder, FloatArray, FrameBatch, Frames, RewardBatch, RewardModel
+from vlmreward.types import (
+    BoolArray,
+    Encoder,
+    FloatArray,
+    FrameBatch,
+    Frames,
+    KeyedEncoder,
+    Keys,
+    RewardBatch,
+    RewardModel,
+)
 from vlmreward.wrappers.capture_frames import REASONS
 from vlmreward.wrappers.episode_history import EpisodeHistory, Segment
 from vlmreward.wrappers.frame_gate import FrameGate, GatedEmbeddings
@@ -90,10 +100,12 @@ class Gathered:
     Attributes:
         unique: uint8, shape (U, H, W, 3).
         index: Row of ``unique`` for each of the job's M rows, shape (M,); -1 for a frame that the guard refused.
+        keys: Of ``unique``, as ``hash_frames`` gives them, uint64, shape (U, 2).
     """
 
     unique: Frames
     index: npt.NDArray[np.int64]
+    keys: Keys
 
 
 @dataclass(frozen=True)
@@ -133,10 +145,11 @@ def gather(rows: np.ndarray, store: Frames) -> Gathered:
     """
     good = np.flatnonzero(rows["reason"] == 0)
     slots = rows["slot"][good]
-    first, index_of_good = distinct(hash_frames(store[slot] for slot in slots))
+    keys = hash_frames(store[slot] for slot in slots)
+    first, index_of_good = distinct(keys)
     index = np.full(len(rows), -1, dtype=np.int64)
     index[good] = index_of_good
-    return Gathered(store[slots[first]], index)
+    return Gathered(store[slots[first]], index, keys[first])
 
 
 class FrameScorer:
@@ -187,6 +200,7 @@ class FrameScorer:
                 f"{type(reward_model).__name__} {why}: leave it out"
             )
         self._encoder, self._model, self._instruction, self._parts = encoder, reward_model, instruction, parts
+        self._keyed = encoder if isinstance(encoder, KeyedEncoder) else None
         self._gate = gate
         self._history = EpisodeHistory(n_envs, whole_episodes=context == "episode") if self._whole else None
         # Two vectors per environment, float32: rounded ones would make a reward depend on where a batch ends.
@@ -219,7 +233,7 @@ class FrameScorer:
             gated = self._gate.embed(rows, gathered, self._encode)
             embeddings, pictures, seconds = gated.embeddings, gated.pictures, gated.seconds
         elif self._embed:
-            unique, seconds = self._encode(gathered.unique)
+            unique, seconds = self._encode(gathered.unique, gathered.keys)
             embeddings = unique[gathered.index] if len(unique) else np.zeros((len(rows), 1), np.float32)
             pictures = len(gathered.unique)
         if embeddings is not None:
@@ -232,13 +246,15 @@ class FrameScorer:
             scored = self._score_rows(rows, gathered, embeddings, reasons, gated)
         return replace(scored, pictures=pictures, seconds=seconds)
 
-    def _encode(self, frames: Frames) -> tuple[FloatArray, float]:
+    def _encode(self, frames: Frames, keys: Keys) -> tuple[FloatArray, float]:
         assert self._encoder is not None
         if len(frames) == 0:
             return np.empty((0, 1), np.float32), 0.0
         with _ENCODER_LOCK:
             start = time.perf_counter()
-            embeddings = np.asarray(self._encoder.encode_images(frames), dtype=np.float32)
+            known = self._keyed
+            found = self._encoder.encode_images(frames) if known is None else known.encode_keyed(frames, keys)
+            embeddings = np.asarray(found, dtype=np.float32)
             seconds = time.perf_counter() - start
         if embeddings.ndim != 2 or len(embeddings) != len(frames):
             raise ValueError(
