@@ -286,28 +286,48 @@ class FrameScorer:
         raw, valid = np.zeros(len(rows), np.float32), np.zeros(len(rows), bool)
         parts = np.zeros((len(rows), len(self._parts)), np.float32)
         raw[good], valid[good], parts[good] = result.reward, result.valid, self._columns(result)
-        if self._gate is not None and gated is not None and len(gated.sample):
-            own = self._ask(
-                rows[gated.sample],
-                embeddings=gated.own,
-                initial=initial[gated.sample] if self._initial and initial is not None else None,
-                frames=gathered.unique[gathered.index[gated.sample]] if self._pixels else None,
-            )
-            both = own.valid & valid[gated.sample]
-            self._gate.compare(raw[gated.sample][both], own.reward[both])
+        if gated is not None:
+            self._compare(rows, gathered, initial, np.column_stack([raw, parts]), valid, gated)
         reasons |= {int(good[number]): reason for number, reason in result.reasons.items()}
         position = {int(row): number for number, row in enumerate(out)}
         reasons = {position[row]: why for row, why in reasons.items() if row in position}
         return ScoredRows(rows[out], raw[out], valid[out], parts[out], reasons)
+
+    def _compare(
+        self,
+        rows: np.ndarray,
+        gathered: Gathered,
+        initial: FloatArray | None,
+        given: FloatArray,
+        valid: BoolArray,
+        gated: GatedEmbeddings,
+    ) -> None:
+        """Score sampled frames with their own embeddings, beside what all rows were given, (M, 1 + number of parts)."""
+        assert self._gate is not None
+        usable = np.isfinite(gated.own).all(axis=1)
+        if self._initial and initial is not None:
+            usable &= np.isfinite(initial[gated.sample]).all(axis=1)
+        sample = gated.sample[usable]
+        result = self._ask(
+            rows[sample],
+            embeddings=gated.own[usable],
+            initial=initial[sample] if self._initial and initial is not None else None,
+            frames=gathered.unique[gathered.index[sample]] if self._pixels else None,
+        )
+        own, own_valid = np.zeros((len(usable), given.shape[1]), np.float32), np.zeros(len(usable), bool)
+        own[usable] = np.column_stack([result.reward, self._columns(result)])
+        own_valid[usable] = result.valid
+        self._gate.compare(given[gated.sample], own, valid[gated.sample], own_valid)
 
     def _contexts(
         self, rows: np.ndarray, embeddings: FloatArray, reasons: dict[int, str]
     ) -> tuple[FloatArray, FloatArray]:
         """Return each row's initial and previous embedding, (M, D) both, and bring the state up to date.
 
-        A row whose needed context was a bad frame gets a reason; its own frame is still the next row's previous.
+        A row whose needed context was a bad frame gets a reason; its own frame is still the next row's previous. What
+        is not known is NaN.
         """
-        first, before = np.zeros_like(embeddings), np.zeros_like(embeddings)
+        first, before = (np.full_like(embeddings, np.nan) for _ in range(2))
         initial, previous = self._state["initial"], self._state["previous"]
         bad_frames = set(reasons)
         for row, (env, reset) in enumerate(zip(rows["env"].tolist(), rows["reset"].tolist(), strict=True)):
