@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from vlmreward.encoders.cached import open_cached
 from vlmreward.errors import ConfigError
 from vlmreward.rewards.composite import ConstrainedReward
+from vlmreward.rewards.shaped import ClipDeltaReward
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import BrightnessReward, LinearReward, ProjectionEncoder
 from vlmreward.wrappers import frame_gate
@@ -426,6 +427,15 @@ def test_model_that_needs_more_than_single_embeddings_is_refused(model, why):
         FrameScorer(ProjectionEncoder(DIM), model, 1, gate=FrameGate(3))
     with pytest.raises(ConfigError, match="frame_gate=3 is for rewards that score the embedding of each frame"):
         Scorer(ProjectionEncoder(DIM), model, RewardTransform(), gate=FrameGate(3))
+
+
+def test_clipped_reward_of_single_frames_is_accepted():
+    rows, frames = make_rows([(0, 0, 1 + step) for step in range(3)]), np.array([grey(10), grey(11), grey(12)])
+    gate, model = FrameGate(3), ClipDeltaReward(LinearReward(DIM), clip_at=0.5, delta=False)
+    assert FrameScorer(ProjectionEncoder(DIM), model, 1, gate=gate).score(rows, gather(rows, frames)).valid.all()
+    assert gate.counts.skipped == 2
+    with pytest.raises(ConfigError, match="ClipDeltaReward compares frames with earlier ones"):
+        FrameScorer(ProjectionEncoder(DIM), ClipDeltaReward(LinearReward(DIM), clip_at=0.5), 1, gate=gate)
 
 
 @pytest.mark.parametrize("threshold", [-1, 256, float("nan"), True, "x"])
