@@ -174,7 +174,12 @@ def test_counts_are_the_gates_own_whatever_a_batch_holds_twice(batch):
 
 def test_equal_frames_of_a_job_are_not_compared(monkeypatch):
     compared = []
-    monkeypatch.setattr(frame_gate, "difference", lambda one, other: compared.append(1) or difference(one, other))
+
+    def count(one, other):
+        compared.append(1)
+        return difference(one, other)
+
+    monkeypatch.setattr(frame_gate, "difference", count)
     frames = [grey(10)] * 3 + [grey(11)] * 2
     embeddings, _ = embed(FrameGate(0), make_rows([(0, 0, 1 + step) for step in range(5)]), frames)
     assert taken_from(embeddings, frames) == [0, 0, 0, 3, 3]
@@ -305,6 +310,7 @@ def test_threshold_0_gives_the_same_bits(needs):
     assert fewer < encoded
     assert gate.counts.skipped > 20
     assert gate.counts.largest == 0
+    assert gate.counts.compared == gate.counts.sampled > 1
 
 
 # What it does to the reward.
@@ -369,6 +375,16 @@ def test_embedding_of_its_own_that_is_not_finite_makes_a_sampled_frame_differ(mo
     )
     counts = gate.counts
     assert (counts.sampled, counts.compared, counts.validity_differs) == (2, 1, 1)
+
+
+def test_sampled_frame_without_an_initial_one_is_invalid_both_ways(monkeypatch):
+    monkeypatch.setattr(frame_gate, "SAMPLE", 1)
+    rows, frames = make_rows([(0, 0, step) for step in range(4)]), np.array([grey(9)] + [grey(100)] * 3)
+    rows["reason"][0] = 1
+    gate = FrameGate(5)
+    scorer = FrameScorer(ProjectionEncoder(DIM), LinearReward(DIM, needs=("embeddings", "initial")), 1, gate=gate)
+    assert not scorer.score(rows, gather(rows, frames)).valid.any()
+    assert gate.counts == GateCounts(seen=3, encoded=1, skipped=2, sampled=2)
 
 
 @pytest.mark.parametrize("cuts", [(), range(0, 10 * SAMPLE, 7)])

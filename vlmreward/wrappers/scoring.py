@@ -314,7 +314,7 @@ class FrameScorer:
             initial=initial[sample] if self._initial and initial is not None else None,
             frames=gathered.unique[gathered.index[sample]] if self._pixels else None,
         )
-        own, own_valid = np.zeros((len(usable), given.shape[1]), np.float32), np.zeros(len(usable), bool)
+        own, own_valid = np.zeros((len(gated.sample), given.shape[1]), np.float32), np.zeros(len(gated.sample), bool)
         own[usable] = np.column_stack([result.reward, self._columns(result)])
         own_valid[usable] = result.valid
         self._gate.compare(given[gated.sample], own, valid[gated.sample], own_valid)
