@@ -31,6 +31,15 @@ def make_rows(places):
     )
 
 
+class FiniteOnly(LinearReward):
+    """A model that is never handed what is not finite."""
+
+    def compute_reward(self, batch):
+        for rows in (batch.embeddings, batch.initial):
+            assert rows is None or np.isfinite(rows).all()
+        return super().compute_reward(batch)
+
+
 def own_embeddings(frames):
     return ProjectionEncoder(DIM).encode_images(np.asarray(frames))
 
@@ -370,9 +379,7 @@ def test_embedding_of_its_own_that_is_not_finite_makes_a_sampled_frame_differ(mo
 
     rows, frames = make_rows([(0, 0, 1 + step) for step in range(3)]), np.array([grey(100), grey(101), grey(99)])
     gate = FrameGate(5)
-    assert (
-        FrameScorer(NanWhereBright(DIM), LinearReward(DIM), 1, gate=gate).score(rows, gather(rows, frames)).valid.all()
-    )
+    assert FrameScorer(NanWhereBright(DIM), FiniteOnly(DIM), 1, gate=gate).score(rows, gather(rows, frames)).valid.all()
     counts = gate.counts
     assert (counts.sampled, counts.compared, counts.validity_differs) == (2, 1, 1)
 
@@ -382,7 +389,7 @@ def test_sampled_frame_without_an_initial_one_is_invalid_both_ways(monkeypatch):
     rows, frames = make_rows([(0, 0, step) for step in range(4)]), np.array([grey(9)] + [grey(100)] * 3)
     rows["reason"][0] = 1
     gate = FrameGate(5)
-    scorer = FrameScorer(ProjectionEncoder(DIM), LinearReward(DIM, needs=("embeddings", "initial")), 1, gate=gate)
+    scorer = FrameScorer(ProjectionEncoder(DIM), FiniteOnly(DIM, needs=("embeddings", "initial")), 1, gate=gate)
     assert not scorer.score(rows, gather(rows, frames)).valid.any()
     assert gate.counts == GateCounts(seen=3, encoded=1, skipped=2, sampled=2)
 
