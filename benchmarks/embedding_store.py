@@ -43,9 +43,10 @@ from rich.table import Table
 from vlmreward.encoders import embedding_store, make_encoder
 from vlmreward.encoders.cached import open_cached
 from vlmreward.encoders.embedding_store import EmbeddingStore
-from vlmreward.encoders.frame_hash import Keys, hash_frames
+from vlmreward.encoders.frame_hash import hash_frames
 from vlmreward.encoders.store_folder import StoreMeta
 from vlmreward.envs.classic.pictures import sample_cartpole
+from vlmreward.types import Keys
 
 TARGET = 1_000_000
 BLOCK = 4096  # rows that are made and added at a time

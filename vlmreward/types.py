@@ -15,6 +15,7 @@ import numpy.typing as npt
 from vlmreward.errors import FramesError
 
 Frames = npt.NDArray[np.uint8]
+Keys = npt.NDArray[np.uint64]
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Context = Literal["frame", "pair", "prefix", "episode"]
@@ -120,6 +121,15 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> FloatArray:
         """Return unit-norm embeddings, float32, shape (M, D)."""
+        ...
+
+
+@runtime_checkable
+class KeyedEncoder(Protocol):
+    """An encoder that knows frames by their keys (``vlmreward.encoders.frame_hash``), and need not make them again."""
+
+    def encode_keyed(self, frames: Frames, keys: Keys) -> FloatArray:
+        """Return what ``encode_images`` does, for frames whose keys are known: uint64, shape (N, 2)."""
         ...
 
 

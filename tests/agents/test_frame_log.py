@@ -47,7 +47,7 @@ def test_counts_come_back() -> None:
 
 
 def test_counts_of_a_gate_add_up_over_lines_and_sessions() -> None:
-    one, two = GateCounts(10, 4, 6, 2, 0.5, 0.4), GateCounts(25, 9, 16, 3, 0.6, 0.4)
+    one, two = GateCounts(10, 4, 6, 2, 2, 0, 0.5, 0.4), GateCounts(25, 9, 16, 3, 2, 1, 0.6, 0.4)
     log, back = FrameLog(), FrameLog()
     log.add(stats(10, 0, 4, 1, one), NONE)
     line = log.next_line()
@@ -58,7 +58,7 @@ def test_counts_of_a_gate_add_up_over_lines_and_sessions() -> None:
     back.add(stats(10, 0, 4, 1, one), NONE)  # another session begins at 0
     line = back.next_line()
     assert [line[f"gate/{name}"] for name in ("seen", "encoded", "skipped")] == [25, 9, 16]
-    assert back.gate == GateCounts(35, 13, 22, 5, 1.1, 0.4)
+    assert back.gate == GateCounts(35, 13, 22, 5, 4, 1, 1.1, 0.4)
 
 
 def test_counts_from_before_there_were_gates_come_back() -> None:

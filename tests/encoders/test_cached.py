@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import copy
 import threading
+import types
 
 import numpy as np
 import pytest
 
+from vlmreward.encoders import frame_hash
 from vlmreward.encoders.cached import CachedEncoder, open_cached
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.preprocess import PreprocessConfig
 from vlmreward.errors import ConfigError, FramesError
 from vlmreward.rewards.clip import ClipReward
-from vlmreward.testing.fakes import ProjectionEncoder
+from vlmreward.testing.fakes import LinearReward, ProjectionEncoder
 from vlmreward.types import Encoder, FrameBatch
+from vlmreward.wrappers.scoring import ROW_DTYPE, FrameScorer, gather
 
 
 class Strange(ProjectionEncoder):
@@ -56,6 +59,25 @@ def test_known_frame_is_never_encoded_again(tmp_path):
     np.testing.assert_array_equal(again.encode_images(frames[[9, 2, 2, 0, 8, 9]]), second)
     assert other.batches == []
     assert again.stats() == {"frames": 12, "hits": 12, "encoded": 0}
+
+
+def test_frames_that_are_scored_are_hashed_once(tmp_path, monkeypatch):
+    """Whoever gathers them has their keys, and hands them on."""
+    frames, digest, hashed = noise(7)[[0, 1, 2, 3, 0, 1, 6]], frame_hash.xxhash.xxh3_128_digest, []
+
+    def count(*args):
+        hashed.append(1)
+        return digest(*args)
+
+    monkeypatch.setattr(frame_hash, "xxhash", types.SimpleNamespace(xxh3_128_digest=count))
+    rows = np.zeros(7, ROW_DTYPE)
+    rows["slot"] = np.arange(7)
+    scorer = FrameScorer(encoder := open_cached(ProjectionEncoder(), tmp_path), LinearReward(), 1)
+    for times in (1, 2):
+        raw = scorer.score(rows, gather(rows, frames)).raw
+        assert len(hashed) == 7 * times
+    assert encoder.stats() == {"frames": 10, "hits": 5, "encoded": 5}
+    np.testing.assert_allclose(raw, ProjectionEncoder().encode_images(frames) @ LinearReward().direction, atol=1e-3)
 
 
 def test_embedding_is_that_of_the_frame_within_the_rounding(tmp_path):

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlmreward.encoders.cached import open_cached
 from vlmreward.errors import ConfigError
+from vlmreward.rewards.composite import ConstrainedReward
+from vlmreward.rewards.shaped import ClipDeltaReward
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import BrightnessReward, LinearReward, ProjectionEncoder
 from vlmreward.wrappers import frame_gate
@@ -28,6 +31,15 @@ def make_rows(places):
     )
 
 
+class FiniteOnly(LinearReward):
+    """A model that is never handed what is not finite."""
+
+    def compute_reward(self, batch):
+        for rows in (batch.embeddings, batch.initial):
+            assert rows is None or np.isfinite(rows).all()
+        return super().compute_reward(batch)
+
+
 def own_embeddings(frames):
     return ProjectionEncoder(DIM).encode_images(np.asarray(frames))
 
@@ -36,7 +48,7 @@ def embed(gate, rows, frames, cuts=()):
     """Run rows through a gate in jobs; return each row's embedding, and what the encoder was given."""
     encoder, found = ProjectionEncoder(DIM), []
     for part in np.split(np.arange(len(rows)), sorted(cuts)):
-        gated = gate.embed(rows[part], gather(rows[part], np.asarray(frames)), lambda f: (encode(encoder, f), 0.0))
+        gated = gate.embed(rows[part], gather(rows[part], np.asarray(frames)), lambda f, _: (encode(encoder, f), 0.0))
         found.extend(gated.embeddings if len(part) else [])
     return np.array(found), encoder.batches
 
@@ -139,11 +151,100 @@ def test_refused_frame_is_not_seen_and_nothing_is_compared_with_it():
 
 
 def test_other_streams_begin_anew():
-    gate, frames, rows = FrameGate(255), [grey(5)], make_rows([(0, 0, 1)])
-    assert embed(gate, rows, frames)[1] == [1]
-    assert embed(gate, rows, frames)[1] == []
+    gate, frames = FrameGate(255), [grey(5)]
+    first, second, third = (make_rows([(0, 0, step)]) for step in (1, 2, 3))
+    assert embed(gate, first, frames)[1] == [1]
+    assert embed(gate, second, frames)[1] == []
     gate.forget()
-    assert embed(gate, rows, frames)[1] == [1]
+    assert embed(gate, third, frames)[1] == [1]
+
+
+@pytest.mark.parametrize("cuts", [(), (3,), range(1, 6)])
+def test_episode_that_is_begun_again_under_its_number_begins_anew(cuts):
+    """Two evaluations with one scorer number their episodes alike."""
+    frames = [grey(level) for level in (10, 11, 12, 13, 14, 15)]
+    gate = FrameGate(5)
+    embeddings, batches = embed(gate, make_rows([(0, 0, step) for step in (1, 2, 3, 1, 2, 3)]), frames, cuts)
+    np.testing.assert_array_equal(embeddings, own_embeddings(frames)[[0, 0, 0, 3, 3, 3]])
+    assert sum(batches) == 2
+    assert gate.counts == GateCounts(seen=6, encoded=2, skipped=4)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 16, 80])
+def test_counts_are_the_gates_own_whatever_a_batch_holds_twice(batch):
+    """Four environments show the same 20 pictures: each has 20 to encode, though a batch encodes equal ones once."""
+    pictures = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), dtype=np.uint8)
+    rows = make_rows([(env, env, 1 + step) for step in range(20) for env in range(4)])
+    gate = FrameGate(0)
+    _, batches = embed(gate, rows, np.repeat(pictures, 4, axis=0), range(batch, 80, batch))
+    assert gate.counts == GateCounts(seen=80, encoded=80)
+    assert sum(batches) == (80 if batch == 1 else 40 if batch == 2 else 20)
+
+
+def test_equal_frames_of_a_job_are_not_compared(monkeypatch):
+    compared = []
+
+    def count(one, other):
+        compared.append(1)
+        return difference(one, other)
+
+    monkeypatch.setattr(frame_gate, "difference", count)
+    frames = [grey(10)] * 3 + [grey(11)] * 2
+    embeddings, _ = embed(FrameGate(0), make_rows([(0, 0, 1 + step) for step in range(5)]), frames)
+    assert taken_from(embeddings, frames) == [0, 0, 0, 3, 3]
+    assert len(compared) == 1
+
+
+@pytest.mark.parametrize("gate", [None, FrameGate(0)])
+def test_embedding_that_is_not_finite_is_given_to_no_frame_of_a_later_job(gate):
+    class NanOnce(ProjectionEncoder):
+        def encode_images(self, frames):
+            rows = super().encode_images(frames)
+            return rows * np.nan if len(self.batches) == 1 else rows
+
+    rows, frames = make_rows([(0, 0, 1 + step) for step in range(100)]), np.stack([grey(50)] * 100)
+    scorer = FrameScorer(encoder := NanOnce(DIM), LinearReward(DIM), 1, gate=gate)
+    scored = [scorer.score(part, gather(part, frames)) for part in np.split(rows, 10)]
+    assert [job.valid.all() for job in scored] == [False] + [True] * 9
+    assert scored[0].reasons == dict.fromkeys(range(10), "embedding is not finite")
+    if gate is not None:
+        counts = gate.counts
+        assert (counts.seen, counts.encoded, counts.skipped) == (100, 2, 98)
+        assert encoder.batches[:2] == [1, 1]
+
+
+def test_error_of_the_encoder_leaves_a_gate_that_works():
+    rows, frames = make_rows([(0, 0, 1 + step) for step in range(4)]), [grey(level) for level in (10, 12, 100, 101)]
+    gate, encoder = FrameGate(5), ProjectionEncoder(DIM, fail_at=1)
+    scorer = FrameScorer(encoder, model := LinearReward(DIM), 1, gate=gate)
+    first, failing, last = rows[:1], rows[1:3], rows[3:]
+    scorer.score(first, gather(first, np.array(frames)))
+    with pytest.raises(RuntimeError, match="told to fail"):
+        scorer.score(failing, gather(failing, np.array(frames)))
+    assert gate.counts == GateCounts(seen=1, encoded=1)
+    encoder.fail_at = None
+    raw = scorer.score(last, gather(last, np.array(frames))).raw
+    assert raw == pytest.approx(own_embeddings(frames)[3:] @ model.direction)
+    assert gate.counts == GateCounts(seen=2, encoded=2)
+
+
+def test_gate_stands_before_a_cache(tmp_path):
+    """What is skipped is not looked up; with all frames in the cache the gate still decides what it would without."""
+    rows, frames = walk(2, 2, 60)
+    source = plain(rows, frames, 6)
+    open_cached(ProjectionEncoder(DIM), tmp_path).encode_images(frames)
+    cached = open_cached(inner := ProjectionEncoder(DIM), tmp_path)
+    gate = FrameGate(6)
+    scorer, model = FrameScorer(cached, LinearReward(DIM), 2, gate=gate), LinearReward(DIM)
+    jobs = [scorer.score(part, gather(part, frames)) for part in np.array_split(rows, 9)]
+    raw, valid = (np.concatenate([getattr(job, name) for job in jobs]) for name in ("raw", "valid"))
+    assert valid.all()
+    want = (own_embeddings(frames)[source] @ model.direction)[~rows["reset"]]
+    np.testing.assert_allclose(raw, want, atol=2e-3)  # float16 is stored
+    assert inner.batches == []
+    assert gate.counts.encoded == (source == np.arange(len(rows))).sum() < 0.6 * len(rows)
+    assert gate.counts.sampled > 2
+    assert cached.stats()["hits"] == sum(job.pictures for job in jobs) <= gate.counts.encoded + gate.counts.sampled
 
 
 def walk(seed, n_envs, n_steps):
@@ -200,8 +301,8 @@ def test_any_cut_into_jobs_gives_the_plain_loop_and_counts_add_up(seed, n_envs, 
         assert reward == pytest.approx(want[ticket], abs=1e-6)
     counts = gate.counts
     assert counts.seen == len(rows) == counts.encoded + counts.skipped
-    assert counts.encoded <= (source == np.arange(len(rows))).sum()  # equal ones of a batch once
-    assert counts.encoded <= sum(encoder.batches) <= counts.encoded + counts.sampled
+    assert counts.encoded == (source == np.arange(len(rows))).sum()
+    assert sum(encoder.batches) <= counts.encoded + counts.sampled  # equal ones of a batch once
 
 
 @pytest.mark.parametrize("needs", [("embeddings",), ("embeddings", "initial")])
@@ -218,6 +319,7 @@ def test_threshold_0_gives_the_same_bits(needs):
     assert fewer < encoded
     assert gate.counts.skipped > 20
     assert gate.counts.largest == 0
+    assert gate.counts.compared == gate.counts.sampled > 1
 
 
 # What it does to the reward.
@@ -228,25 +330,72 @@ def test_differences_are_those_from_the_ungated_rewards(monkeypatch):
     monkeypatch.setattr(frame_gate, "SAMPLE", 1)
     rows, frames = walk(5, 3, 60)
     rewards = own_embeddings(frames).astype(np.float64) @ LinearReward(DIM).direction
-    most = np.quantile(rewards, 0.7)
+    source = plain(rows, frames, 6)
+    skipped = (source != np.arange(len(rows))) & ~rows["reset"]
+    farthest = np.abs(rewards - rewards[source]).argmax()
+    most = (rewards[farthest] + rewards[source[farthest]]) / 2
     model, gate = LinearReward(DIM, refuse_above=most), FrameGate(6)
     scorer = FrameScorer(ProjectionEncoder(DIM), model, 3, gate=gate)
     for part in np.array_split(rows, 7):
         scorer.score(part, gather(part, frames))
-    source = plain(rows, frames, 6)
-    skipped = (source != np.arange(len(rows))) & ~rows["reset"]
     both = skipped & (rewards <= most) & (rewards[source] <= most)  # refused by the model: there is nothing to compare
     apart = np.abs(rewards - rewards[source])[both]
-    assert 0 < both.sum() < skipped.sum()
-    assert gate.counts.sampled == both.sum()
+    differs = skipped & ((rewards <= most) != (rewards[source] <= most))
+    assert 0 < differs.sum() < skipped.sum() - both.sum()  # some are refused both ways
+    counts = gate.counts
+    assert (counts.sampled, counts.compared, counts.validity_differs) == (skipped.sum(), both.sum(), differs.sum())
     moved = gate.report()["reward_difference"]
     assert moved["max"] == pytest.approx(apart.max(), abs=1e-6)
     assert moved["mean"] == pytest.approx(apart.mean(), abs=1e-6)
     assert moved["max"] > moved["mean"] > 0.001
 
 
+def test_parts_that_are_learned_from_are_compared_too(monkeypatch):
+    """Where the reward itself does not move but a part of it does, the part counts."""
+    monkeypatch.setattr(frame_gate, "SAMPLE", 1)
+    still, moving = LinearReward(DIM), LinearReward(DIM)
+    still.direction = np.zeros(DIM, np.float32)
+    model = ConstrainedReward({"still": still, "moving": moving}, thresholds=0.0)
+    rows, frames = walk(5, 2, 40)
+    source = plain(rows, frames, 6)
+    skipped = (source != np.arange(len(rows))) & ~rows["reset"]
+    rewards = own_embeddings(frames) @ moving.direction
+    for parts, most in (((), 0), (("moving",), np.abs(rewards - rewards[source])[skipped].max())):
+        gate = FrameGate(6)
+        FrameScorer(ProjectionEncoder(DIM), model, 2, parts=parts, gate=gate).score(rows, gather(rows, frames))
+        assert gate.counts.compared == skipped.sum() > 10
+        assert gate.counts.largest == pytest.approx(most, abs=1e-6)
+    assert most > 0.001
+
+
+def test_embedding_of_its_own_that_is_not_finite_makes_a_sampled_frame_differ(monkeypatch):
+    monkeypatch.setattr(frame_gate, "SAMPLE", 1)
+
+    class NanWhereBright(ProjectionEncoder):
+        def encode_images(self, frames):
+            rows = super().encode_images(frames)
+            rows[frames[:, 0, 0, 0] > 100] = np.nan
+            return rows
+
+    rows, frames = make_rows([(0, 0, 1 + step) for step in range(3)]), np.array([grey(100), grey(101), grey(99)])
+    gate = FrameGate(5)
+    assert FrameScorer(NanWhereBright(DIM), FiniteOnly(DIM), 1, gate=gate).score(rows, gather(rows, frames)).valid.all()
+    counts = gate.counts
+    assert (counts.sampled, counts.compared, counts.validity_differs) == (2, 1, 1)
+
+
+def test_sampled_frame_without_an_initial_one_is_invalid_both_ways(monkeypatch):
+    monkeypatch.setattr(frame_gate, "SAMPLE", 1)
+    rows, frames = make_rows([(0, 0, step) for step in range(4)]), np.array([grey(9)] + [grey(100)] * 3)
+    rows["reason"][0] = 1
+    gate = FrameGate(5)
+    scorer = FrameScorer(ProjectionEncoder(DIM), FiniteOnly(DIM, needs=("embeddings", "initial")), 1, gate=gate)
+    assert not scorer.score(rows, gather(rows, frames)).valid.any()
+    assert gate.counts == GateCounts(seen=3, encoded=1, skipped=2, sampled=2)
+
+
 @pytest.mark.parametrize("cuts", [(), range(0, 10 * SAMPLE, 7)])
-def test_one_of_every_64_skipped_frames_is_sampled(cuts):
+def test_one_of_every_16_skipped_frames_is_sampled(cuts):
     rng = np.random.default_rng(0)
     frames = rng.integers(100, 103, (1 + 10 * SAMPLE, 16, 16, 3), dtype=np.uint8)
     rows = make_rows([(0, 0, 1 + step) for step in range(len(frames))])
@@ -257,25 +406,30 @@ def test_one_of_every_64_skipped_frames_is_sampled(cuts):
             scorer.score(part, gather(part, frames))
     assert sum(encoder.batches) == 11
     counts = gate.counts
-    assert (counts.seen, counts.encoded, counts.skipped, counts.sampled) == (641, 1, 640, 10)
+    assert (counts.seen, counts.encoded, counts.skipped, counts.sampled) == (161, 1, 160, 10)
 
 
 def test_report_and_line():
-    counts = GateCounts(1000, 300, 700, 4, 0.02, 0.011) + GateCounts(10, 4, 6, 1, 0.005, 0.005)
+    more = GateCounts(10, 4, 6, 1, 1, 0, 0.005, 0.005)
+    counts = GateCounts(1000, 300, 700, 6, 4, 0, 0.02, 0.011) + more
     assert counts.report(4) == {
         "threshold": 4,
         "seen": 1010,
         "encoded": 304,
         "skipped": 706,
-        "sampled": 5,
+        "sampled": 7,
+        "compared": 5,
+        "validity_differs": 0,
         "reward_difference": {"max": 0.011, "mean": pytest.approx(0.005)},
     }
-    assert counts.since(GateCounts(10, 4, 6, 1, 0.005, 0.005)).skipped == 700
+    assert counts.since(more).skipped == 700
     assert describe_gate(counts.report(4)) == (
-        "frame gate 4: 1,010 frames seen, 304 encoded, 706 skipped; rewards differ by 0.011 at most, 0.005 on average "
-        "(5 of the skipped ones compared)"
+        "frame gate 4: 1,010 frames seen, 304 handed to the encoder or its cache, 706 skipped; "
+        "rewards differ by up to 0.011, 0.005 on average, in a sample of 5"
     )
-    assert "differ by an unknown amount (0 of" in describe_gate(GateCounts(5, 5, 0).report(0))
+    assert describe_gate(GateCounts(5, 5, 0).report(0)).endswith("rewards differ by an unknown amount in a sample of 0")
+    some = GateCounts(1000, 300, 700, 6, 4, 2, 0.02, 0.011).report(4)
+    assert describe_gate(some).endswith("; 2 of 6 sampled frames are valid with one embedding and not with the other")
 
 
 # What is refused.
@@ -296,6 +450,15 @@ def test_model_that_needs_more_than_single_embeddings_is_refused(model, why):
         FrameScorer(ProjectionEncoder(DIM), model, 1, gate=FrameGate(3))
     with pytest.raises(ConfigError, match="frame_gate=3 is for rewards that score the embedding of each frame"):
         Scorer(ProjectionEncoder(DIM), model, RewardTransform(), gate=FrameGate(3))
+
+
+def test_clipped_reward_of_single_frames_is_accepted():
+    rows, frames = make_rows([(0, 0, 1 + step) for step in range(3)]), np.array([grey(10), grey(11), grey(12)])
+    gate, model = FrameGate(3), ClipDeltaReward(LinearReward(DIM), clip_at=0.5, delta=False)
+    assert FrameScorer(ProjectionEncoder(DIM), model, 1, gate=gate).score(rows, gather(rows, frames)).valid.all()
+    assert gate.counts.skipped == 2
+    with pytest.raises(ConfigError, match="ClipDeltaReward compares frames with earlier ones"):
+        FrameScorer(ProjectionEncoder(DIM), ClipDeltaReward(LinearReward(DIM), clip_at=0.5), 1, gate=gate)
 
 
 @pytest.mark.parametrize("threshold", [-1, 256, float("nan"), True, "x"])

@@ -12,6 +12,7 @@ from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
 from vlmreward.types import FrameBatch
 from vlmreward.wrappers import frame_ring
+from vlmreward.wrappers.frame_gate import FrameGate, GateCounts
 from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.vec_capture_frames import VecCaptureFrames
 
@@ -111,6 +112,30 @@ def test_encoder_error_reaches_the_main_thread_at_the_next_call():
     ):
         with pytest.raises(RuntimeError, match="the fake encoder was told to fail"):
             call()
+    venv.close()
+    scorer.close()
+
+
+def test_counts_of_a_gate_are_those_of_the_rows_that_are_counted():
+    """Also while the thread is between the two: it has embedded a job's frames, and the model scores them."""
+    embedded, go_on = threading.Event(), threading.Event()
+
+    class Waits(LinearReward):
+        def compute_reward(self, batch):
+            embedded.set()
+            assert go_on.wait(10)
+            return super().compute_reward(batch)
+
+    scorer = Scorer(ProjectionEncoder(), Waits(), RewardTransform(), 4, gate=FrameGate(3))
+    venv = VecCaptureFrames([PixelEnv] * 2, scorer=scorer)
+    venv.reset()
+    assert scorer.stats()["gate"] == GateCounts()
+    run(venv, 2)
+    assert embedded.wait(10)
+    assert (scorer.stats()["rows"], scorer.stats()["gate"].seen) == (0, 0)
+    go_on.set()
+    scorer.flush()
+    assert (scorer.stats()["rows"], scorer.stats()["gate"].seen) == (4, 4)
     venv.close()
     scorer.close()
 

@@ -22,6 +22,7 @@ from vlmreward.cli.environments import explain_render_error, settle_rendering
 from vlmreward.cli.settings import EnvSettings, TrainSettings
 from vlmreward.encoders.clip_model import ClipEncoder
 from vlmreward.encoders.device import resolve_devices
+from vlmreward.encoders.frame_hash import hash_frames
 from vlmreward.encoders.int8 import Int8Tower, check_int8, fit_frames, quantise, with_int8
 from vlmreward.encoders.int8_gate import Agreement, Score, judge
 from vlmreward.errors import ConfigError
@@ -167,10 +168,11 @@ def held_out_score(model: RewardModel, tower: Int8Tower, instruction: str) -> Sc
     rows["reset"] = first
     rows["ticket"] = rows["step"] - 1
     rows["truncated"] = np.append(first[1:], True) & ~first
+    gathered = Gathered(tower.frames, np.arange(len(rows)), hash_frames(tower.frames))
 
     def score(embeddings: FloatArray) -> npt.NDArray[np.floating]:
         scorer = FrameScorer(_Known(embeddings), model, int(number[-1]) + 1, instruction)
-        scored = scorer.score(rows, Gathered(tower.frames, np.arange(len(rows))))
+        scored = scorer.score(rows, gathered)
         rewards = np.full(len(rows), np.nan, np.float32)
         rewards[scored.rows["slot"][scored.valid]] = scored.raw[scored.valid]
         return rewards

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         policy, about = load_policy(subject, count, envs[0])
         scoring = build_scoring(settings, subject.folder) if options["score"] else None
         words = " / ".join(settings.goal)
-        gate = make_gate(settings) if scoring else None
+        gate = make_gate(settings)
         scorer = FrameScorer(scoring.encoder, scoring.model, count, words, gate=gate) if scoring else None
         print(f"goal: {' | '.join(settings.goal)}", flush=True)
         if subject.note:

@@ -57,7 +57,7 @@ def evaluation_path(subject: Subject) -> Path | None:
     if options["policy"] == "agent" and not options["deterministic"]:
         parts.append("sampled")
     if options["frame_gate"] is not None:
-        parts.append("gated")
+        parts.append(slug(f"gated {options['frame_gate']:g}"))
     if not options["score"]:
         parts.append("unscored")
     return subject.run.path / f"{'__'.join(parts)}__seed{options['seed']}.json"

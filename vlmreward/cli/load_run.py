@@ -122,6 +122,8 @@ def _check(options: dict[str, Any]) -> dict[str, Any]:
             checked[key] = flag(key, options[key])
     if "fps" in options:
         checked["fps"] = number("fps", options["fps"], 1)
+    if options.get("frame_gate") is not None and not checked["score"]:
+        raise ConfigError("frame_gate skips frames that are scored, and score=false scores none: leave one of them out")
     return checked
 
 

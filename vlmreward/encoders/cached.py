@@ -12,7 +12,7 @@ import numpy as np
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.frame_hash import distinct, hash_frames
 from vlmreward.encoders.store_folder import Dtype, StoreMeta
-from vlmreward.types import Encoder, FloatArray, Frames, check_frames
+from vlmreward.types import Encoder, FloatArray, Frames, Keys, check_frames
 
 
 class CachedEncoder:
@@ -66,7 +66,10 @@ class CachedEncoder:
             VlmRewardError: What the encoder raises.
         """
         check_frames(frames)
-        keys = hash_frames(frames)
+        return self.encode_keyed(frames, hash_frames(frames))
+
+    def encode_keyed(self, frames: Frames, keys: Keys) -> FloatArray:
+        """Do the same with frames whose keys are known: uint64, shape (N, 2), as ``hash_frames`` gives them."""
         first, index = distinct(keys)
         keys = keys[first]
         missing = np.flatnonzero(self.store.find(keys) < 0)

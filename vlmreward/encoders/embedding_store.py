@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vlmreward.encoders.frame_hash import Keys, distinct
+from vlmreward.encoders.frame_hash import distinct
 from vlmreward.encoders.key_index import KeyIndex
 from vlmreward.encoders.store_folder import StoreFolder, StoreMeta
 from vlmreward.errors import ConfigError
-from vlmreward.types import NORM_TOLERANCE, BoolArray, FloatArray
+from vlmreward.types import NORM_TOLERANCE, BoolArray, FloatArray, Keys
 
 SEGMENT_BYTES = 64 * 2**20
 """Size of the embeddings from which on a new segment is begun: 65,536 rows of 512 numbers in float16."""

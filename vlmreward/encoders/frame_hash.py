@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from vlmreward.types import Frames
+from vlmreward.types import Frames, Keys
 
-Keys = npt.NDArray[np.uint64]
 KEY_BYTES = 16
 
 

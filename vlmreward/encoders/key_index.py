@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vlmreward.encoders.frame_hash import Keys
+from vlmreward.types import Keys
 
 _FIRST_SIZE = 1024  # of the arrays; they double when they are full
 

@@ -24,8 +24,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from vlmreward.encoders.frame_hash import KEY_BYTES, Keys
+from vlmreward.encoders.frame_hash import KEY_BYTES
 from vlmreward.errors import ConfigError, StorageError
+from vlmreward.types import Keys
 
 Dtype = Literal["float16", "float32"]
 

@@ -8,22 +8,22 @@ on one of every :data:`SAMPLE` skipped frames, which is encoded all the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vlmreward.errors import ConfigError
-from vlmreward.types import FloatArray, Frames
+from vlmreward.types import BoolArray, FloatArray, Frames, Keys
 
 if TYPE_CHECKING:
     from vlmreward.wrappers.scoring import Gathered
 
 BLOCK = 16
-"""Side of the blocks that are compared, pixels; about a patch of the encoder."""
+"""Side of the blocks that are compared, pixels."""
 
-SAMPLE = 64
+SAMPLE = 16
 """Of so many skipped frames one is encoded to measure what skipping does."""
 
 
@@ -50,14 +50,16 @@ def difference(one: Frames, other: Frames) -> float:
 
 @dataclass(frozen=True)
 class GateCounts:
-    """What a gate has done: ``seen`` is ``encoded`` and ``skipped`` together.
+    """What a gate has decided: ``seen`` is ``encoded`` and ``skipped`` together, however jobs are cut.
 
     Attributes:
         seen: Frames that came.
-        encoded: Those that were handed to the encoder, equal ones of a batch once.
+        encoded: Those that were handed to the encoder.
         skipped: Those that took another frame's embedding.
-        sampled: Skipped frames whose rewards were compared; encoded for this alone, they are not counted above.
-        difference: Sum of the absolute differences of those rewards.
+        sampled: Skipped frames that were encoded all the same, to be scored both ways; not counted as ``encoded``.
+        compared: Sampled frames that are valid both ways.
+        validity_differs: Sampled frames that are valid one way and not the other.
+        difference: Sum of the absolute differences of the compared ones' rewards.
         largest: The largest one.
     """
 
@@ -65,45 +67,37 @@ class GateCounts:
     encoded: int = 0
     skipped: int = 0
     sampled: int = 0
+    compared: int = 0
+    validity_differs: int = 0
     difference: float = 0.0
     largest: float = 0.0
 
     def __add__(self, other: GateCounts) -> GateCounts:
         """Return the counts of two stretches of a run as one."""
-        return GateCounts(
-            self.seen + other.seen,
-            self.encoded + other.encoded,
-            self.skipped + other.skipped,
-            self.sampled + other.sampled,
-            self.difference + other.difference,
-            max(self.largest, other.largest),
-        )
+        total = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        return replace(GateCounts(**total), largest=max(self.largest, other.largest))
 
     def since(self, before: GateCounts) -> GateCounts:
         """Return what came after ``before``; the largest difference is that of both."""
-        return GateCounts(
-            self.seen - before.seen,
-            self.encoded - before.encoded,
-            self.skipped - before.skipped,
-            self.sampled - before.sampled,
-            self.difference - before.difference,
-            self.largest,
-        )
+        left = {field.name: getattr(self, field.name) - getattr(before, field.name) for field in fields(self)}
+        return replace(GateCounts(**left), largest=self.largest)
 
     def report(self, threshold: float) -> dict[str, Any]:
-        """Return what a result says, as JSON; the differences are null where no frame was sampled."""
+        """Return what a result says, as JSON; the differences are null where no frame was compared."""
         counts = {name: value for name, value in asdict(self).items() if name not in ("difference", "largest")}
-        moved = {"max": self.largest, "mean": self.difference / self.sampled} if self.sampled else None
+        moved = {"max": self.largest, "mean": self.difference / self.compared} if self.compared else None
         return {"threshold": threshold, **counts, "reward_difference": moved}
 
 
 def describe_gate(report: dict[str, Any]) -> str:
     """Return a report of :meth:`GateCounts.report` as one line of text."""
-    moved, n = report["reward_difference"], report["sampled"]
-    words = f"{moved['max']:.2g} at most, {moved['mean']:.2g} on average" if moved else "an unknown amount"
+    moved, sampled, differs = report["reward_difference"], report["sampled"], report["validity_differs"]
+    words = f"by up to {moved['max']:.2g}, {moved['mean']:.2g} on average," if moved else "by an unknown amount"
+    valid = f"; {differs:,} of {sampled:,} sampled frames are valid with one embedding and not with the other"
     return (
-        f"frame gate {report['threshold']:g}: {report['seen']:,} frames seen, {report['encoded']:,} encoded, "
-        f"{report['skipped']:,} skipped; rewards differ by {words} ({n:,} of the skipped ones compared)"
+        f"frame gate {report['threshold']:g}: {report['seen']:,} frames seen, {report['encoded']:,} handed to the "
+        f"encoder or its cache, {report['skipped']:,} skipped; rewards differ {words} in a sample of "
+        f"{report['compared']:,}{valid if differs else ''}"
     )
 
 
@@ -115,6 +109,7 @@ class _Anchor:
     """The last encoded frame of a stream."""
 
     episode: int
+    step: int  # of the newest frame that was compared with it
     frame: Frames
     place: int  # of its embedding, in the table of the present job
     embedding: FloatArray  # empty until the job is done
@@ -142,7 +137,8 @@ class GatedEmbeddings:
 class FrameGate:
     """Decides which frames are encoded. What it decides does not depend on where one job ends and the next begins.
 
-    A frame whose embedding is not finite gives it to those that hardly differ from it: they are as invalid as it is.
+    One thing does: a frame whose embedding is not finite gives it to those of its job that hardly differ from it,
+    which are as invalid as it is, and is then forgotten: the next job's first frame of that stream is encoded.
 
     Args:
         threshold: Largest :func:`difference` at which a frame is skipped, levels; 0 skips equal frames only.
@@ -172,59 +168,91 @@ class FrameGate:
         return self.counts.report(self.threshold)
 
     def embed(
-        self, rows: np.ndarray, gathered: Gathered, encode: Callable[[Frames], tuple[FloatArray, float]]
+        self, rows: np.ndarray, gathered: Gathered, encode: Callable[[Frames, Keys], tuple[FloatArray, float]]
     ) -> GatedEmbeddings:
         """Embed the frames of a job.
 
         Args:
             rows: ``ROW_DTYPE``, shape (M,), in the order in which the frames were captured.
             gathered: Their pictures; a frame that the guard refused is none of those that are seen.
-            encode: Returns embeddings, float32, shape (N, D), and the time it took.
+            encode: From frames and their keys to embeddings, float32, shape (N, D), and the time it took. After an
+                error of it every stream begins anew.
         """
         unique, index = gathered.unique, gathered.index
         before: list[FloatArray] = []  # in the table, behind this job's pictures
         for known in self._anchors.values():
             known.place = len(unique) + len(before)
             before.append(known.embedding)
+        place, anchors, sample = self._decide(rows, gathered)
+        wanted = np.unique(index[np.concatenate([anchors, sample])])
+        try:
+            encoded, seconds = encode(unique[wanted], gathered.keys[wanted])
+        except BaseException:
+            self.forget()  # there are anchors without an embedding
+            raise
+        width = encoded.shape[1] if len(wanted) or not before else len(before[0])
+        table = np.zeros((len(unique) + len(before) + 1, width), np.float32)  # the last row is for refused frames
+        table[wanted] = encoded
+        if before:
+            table[len(unique) : -1] = before
+        self._keep(table)
+        seen = int((index >= 0).sum())
+        self.counts += GateCounts(seen, len(anchors), seen - len(anchors), len(sample))
+        return GatedEmbeddings(table[place], sample, table[index[sample]], len(wanted), seconds)
+
+    def compare(self, given: FloatArray, own: FloatArray, valid: BoolArray, own_valid: BoolArray) -> None:
+        """Take in how sampled frames are scored both ways.
+
+        Args:
+            given: Their rewards and those parts of them that are learned from, float32, shape (K, C).
+            own: The same with the frames' own embeddings; of a frame the column counts in which they differ most.
+            valid: Whether ``given`` is known, shape (K,).
+            own_valid: The same of ``own``.
+        """
+        both = valid & own_valid
+        apart = np.abs(own[both].astype(np.float64) - given[both]).max(axis=1)
+        self.counts += GateCounts(
+            compared=len(apart),
+            validity_differs=int((valid != own_valid).sum()),
+            difference=float(apart.sum()),
+            largest=float(apart.max(initial=0.0)),
+        )
+
+    def _decide(
+        self, rows: np.ndarray, gathered: Gathered
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return each row's place in the job's table, (M,), -1 for none; rows to encode; and skipped rows to sample."""
+        unique = gathered.unique
         place = np.full(len(rows), -1, np.int64)
-        kept: set[int] = set()
-        sample: list[int] = []
-        columns = zip(index.tolist(), rows["env"].tolist(), rows["episode"].tolist(), strict=True)
-        for row, (picture, env, episode) in enumerate(columns):
+        anchors, sample = list[int](), list[int]()
+        columns = (column.tolist() for column in (gathered.index, rows["env"], rows["episode"], rows["step"]))
+        for row, (picture, env, episode, step) in enumerate(zip(*columns, strict=True)):
             if picture < 0:
                 continue
             anchor = self._anchors.get(env)
             if (
                 anchor is None
                 or anchor.episode != episode  # whatever the first frame after a reset looks like, it is encoded
-                or difference(unique[picture], anchor.frame) > self.threshold
+                or step <= anchor.step  # an episode of that number was begun again
+                or (picture != anchor.place and difference(unique[picture], anchor.frame) > self.threshold)
             ):
-                anchor = self._anchors[env] = _Anchor(episode, unique[picture], picture, _NOTHING)
-                kept.add(picture)
+                anchor = self._anchors[env] = _Anchor(episode, step, unique[picture], picture, _NOTHING)
+                anchors.append(row)
             elif self._is_sampled():
                 sample.append(row)
+            anchor.step = step
             place[row] = anchor.place
-        chosen = np.array(sample, np.int64)
-        wanted = np.array(sorted(kept.union(index[chosen].tolist())), np.int64)
-        encoded, seconds = encode(unique[wanted])
-        width = encoded.shape[1] if len(wanted) or not before else len(before[0])
-        table = np.zeros((len(unique) + len(before) + 1, width), np.float32)  # the last row is for refused frames
-        table[wanted] = encoded
-        if before:
-            table[len(unique) : -1] = before
-        for known in self._anchors.values():
-            if known.embedding is _NOTHING:  # copies: views would keep the whole job alive
-                known.frame, known.embedding = known.frame.copy(), table[known.place].copy()
-        seen = int((index >= 0).sum())
-        self.counts += GateCounts(seen, len(kept), seen - len(kept))
-        return GatedEmbeddings(table[place], chosen, table[index[chosen]], len(wanted), seconds)
+        return place, np.array(anchors, np.int64), np.array(sample, np.int64)
 
-    def compare(self, reward: FloatArray, own: FloatArray) -> None:
-        """Take in rewards of sampled frames, shape (K,): as they were given, and with the frames' own embeddings."""
-        apart = np.abs(own.astype(np.float64) - reward)
-        self.counts += GateCounts(
-            sampled=len(apart), difference=float(apart.sum()), largest=float(apart.max(initial=0.0))
-        )
+    def _keep(self, table: FloatArray) -> None:
+        """Give the job's last anchors what they need in the next job; forget those whose embedding is not finite."""
+        for env, anchor in list(self._anchors.items()):
+            if anchor.embedding is not _NOTHING:
+                continue
+            if np.isfinite(table[anchor.place]).all():  # copies: views would keep the whole job alive
+                anchor.frame, anchor.embedding = anchor.frame.copy(), table[anchor.place].copy()
+            else:
+                del self._anchors[env]
 
     def _is_sampled(self) -> bool:
         """Count a skipped frame, and choose one of every ``SAMPLE``, at a random place among them."""
@@ -234,15 +262,14 @@ class FrameGate:
         return self._gated - 1 == self._next
 
 
-def check_threshold(threshold: Any, name: str = "frame_gate") -> None:
+def check_threshold(threshold: Any) -> None:
     """Check a threshold.
 
     Args:
         threshold: What the user gave.
-        name: The setting's key, for the message.
 
     Raises:
         ConfigError: It is not a number of levels.
     """
     if not isinstance(threshold, (int, float)) or isinstance(threshold, bool) or not 0 <= threshold <= 255:
-        raise ConfigError(f"{name} must be a number of levels from 0 to 255, or null, got {threshold!r}")
+        raise ConfigError(f"frame_gate must be a number of levels from 0 to 255, or null, got {threshold!r}")

@@ -101,6 +101,7 @@ class Scorer:
         self._totals: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._gate_counts = GateCounts()  # of the jobs that are counted in the totals
 
     @property
     def last_ticket(self) -> int:
@@ -243,9 +244,9 @@ class Scorer:
             waited for scores); and ``gate``, the :class:`GateCounts` of the gate.
         """
         with self._worker.changed:
-            totals, reasons = self._totals.copy(), dict(self._reasons)
+            totals, reasons, gate = self._totals.copy(), dict(self._reasons), self._gate_counts
         result: dict[str, Any] = {k: totals[k] for k in ("rows", "invalid", "frames", "pictures", "encode_calls")}
-        result |= {"reasons": reasons, "gate": self.gate.counts if self.gate is not None else GateCounts()}
+        result |= {"reasons": reasons, "gate": gate}
         return result | {f"{name}_seconds": self._seconds[name] for name in ("encode", "env", "render", "wait")}
 
     def add_seconds(self, name: str, seconds: float) -> None:
@@ -302,6 +303,8 @@ class Scorer:
                 pictures=scored.pictures,
                 encode_calls=int(scored.pictures > 0),
             )
+            if self.gate is not None:
+                self._gate_counts = self.gate.counts
 
     def _give_back(self, rows: np.ndarray) -> None:
         with self._worker.changed:

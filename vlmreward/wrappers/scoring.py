@@ -17,7 +17,17 @@ import numpy.typing as npt
 
 from vlmreward.encoders.frame_hash import distinct, hash_frames
 from vlmreward.errors import ConfigError
-from vlmreward.types import BoolArray, Encoder, FloatArray, FrameBatch, Frames, RewardBatch, RewardModel
+from vlmreward.types import (
+    BoolArray,
+    Encoder,
+    FloatArray,
+    FrameBatch,
+    Frames,
+    KeyedEncoder,
+    Keys,
+    RewardBatch,
+    RewardModel,
+)
 from vlmreward.wrappers.capture_frames import REASONS
 from vlmreward.wrappers.episode_history import EpisodeHistory, Segment
 from vlmreward.wrappers.frame_gate import FrameGate, GatedEmbeddings
@@ -90,10 +100,12 @@ class Gathered:
     Attributes:
         unique: uint8, shape (U, H, W, 3).
         index: Row of ``unique`` for each of the job's M rows, shape (M,); -1 for a frame that the guard refused.
+        keys: Of ``unique``, as ``hash_frames`` gives them, uint64, shape (U, 2).
     """
 
     unique: Frames
     index: npt.NDArray[np.int64]
+    keys: Keys
 
 
 @dataclass(frozen=True)
@@ -133,10 +145,11 @@ def gather(rows: np.ndarray, store: Frames) -> Gathered:
     """
     good = np.flatnonzero(rows["reason"] == 0)
     slots = rows["slot"][good]
-    first, index_of_good = distinct(hash_frames(store[slot] for slot in slots))
+    keys = hash_frames(store[slot] for slot in slots)
+    first, index_of_good = distinct(keys)
     index = np.full(len(rows), -1, dtype=np.int64)
     index[good] = index_of_good
-    return Gathered(store[slots[first]], index)
+    return Gathered(store[slots[first]], index, keys[first])
 
 
 class FrameScorer:
@@ -187,6 +200,7 @@ class FrameScorer:
                 f"{type(reward_model).__name__} {why}: leave it out"
             )
         self._encoder, self._model, self._instruction, self._parts = encoder, reward_model, instruction, parts
+        self._keyed = encoder if isinstance(encoder, KeyedEncoder) else None
         self._gate = gate
         self._history = EpisodeHistory(n_envs, whole_episodes=context == "episode") if self._whole else None
         # Two vectors per environment, float32: rounded ones would make a reward depend on where a batch ends.
@@ -219,7 +233,7 @@ class FrameScorer:
             gated = self._gate.embed(rows, gathered, self._encode)
             embeddings, pictures, seconds = gated.embeddings, gated.pictures, gated.seconds
         elif self._embed:
-            unique, seconds = self._encode(gathered.unique)
+            unique, seconds = self._encode(gathered.unique, gathered.keys)
             embeddings = unique[gathered.index] if len(unique) else np.zeros((len(rows), 1), np.float32)
             pictures = len(gathered.unique)
         if embeddings is not None:
@@ -232,13 +246,15 @@ class FrameScorer:
             scored = self._score_rows(rows, gathered, embeddings, reasons, gated)
         return replace(scored, pictures=pictures, seconds=seconds)
 
-    def _encode(self, frames: Frames) -> tuple[FloatArray, float]:
+    def _encode(self, frames: Frames, keys: Keys) -> tuple[FloatArray, float]:
         assert self._encoder is not None
         if len(frames) == 0:
             return np.empty((0, 1), np.float32), 0.0
         with _ENCODER_LOCK:
             start = time.perf_counter()
-            embeddings = np.asarray(self._encoder.encode_images(frames), dtype=np.float32)
+            known = self._keyed
+            found = self._encoder.encode_images(frames) if known is None else known.encode_keyed(frames, keys)
+            embeddings = np.asarray(found, dtype=np.float32)
             seconds = time.perf_counter() - start
         if embeddings.ndim != 2 or len(embeddings) != len(frames):
             raise ValueError(
@@ -270,28 +286,48 @@ class FrameScorer:
         raw, valid = np.zeros(len(rows), np.float32), np.zeros(len(rows), bool)
         parts = np.zeros((len(rows), len(self._parts)), np.float32)
         raw[good], valid[good], parts[good] = result.reward, result.valid, self._columns(result)
-        if self._gate is not None and gated is not None and len(gated.sample):
-            own = self._ask(
-                rows[gated.sample],
-                embeddings=gated.own,
-                initial=initial[gated.sample] if self._initial and initial is not None else None,
-                frames=gathered.unique[gathered.index[gated.sample]] if self._pixels else None,
-            )
-            both = own.valid & valid[gated.sample]
-            self._gate.compare(raw[gated.sample][both], own.reward[both])
+        if gated is not None:
+            self._compare(rows, gathered, initial, np.column_stack([raw, parts]), valid, gated)
         reasons |= {int(good[number]): reason for number, reason in result.reasons.items()}
         position = {int(row): number for number, row in enumerate(out)}
         reasons = {position[row]: why for row, why in reasons.items() if row in position}
         return ScoredRows(rows[out], raw[out], valid[out], parts[out], reasons)
+
+    def _compare(
+        self,
+        rows: np.ndarray,
+        gathered: Gathered,
+        initial: FloatArray | None,
+        given: FloatArray,
+        valid: BoolArray,
+        gated: GatedEmbeddings,
+    ) -> None:
+        """Score sampled frames with their own embeddings, beside what all rows were given, (M, 1 + number of parts)."""
+        assert self._gate is not None
+        usable = np.isfinite(gated.own).all(axis=1)
+        if self._initial and initial is not None:
+            usable &= np.isfinite(initial[gated.sample]).all(axis=1)
+        sample = gated.sample[usable]
+        result = self._ask(
+            rows[sample],
+            embeddings=gated.own[usable],
+            initial=initial[sample] if self._initial and initial is not None else None,
+            frames=gathered.unique[gathered.index[sample]] if self._pixels else None,
+        )
+        own, own_valid = np.zeros((len(gated.sample), given.shape[1]), np.float32), np.zeros(len(gated.sample), bool)
+        own[usable] = np.column_stack([result.reward, self._columns(result)])
+        own_valid[usable] = result.valid
+        self._gate.compare(given[gated.sample], own, valid[gated.sample], own_valid)
 
     def _contexts(
         self, rows: np.ndarray, embeddings: FloatArray, reasons: dict[int, str]
     ) -> tuple[FloatArray, FloatArray]:
         """Return each row's initial and previous embedding, (M, D) both, and bring the state up to date.
 
-        A row whose needed context was a bad frame gets a reason; its own frame is still the next row's previous.
+        A row whose needed context was a bad frame gets a reason; its own frame is still the next row's previous. What
+        is not known is NaN.
         """
-        first, before = np.zeros_like(embeddings), np.zeros_like(embeddings)
+        first, before = (np.full_like(embeddings, np.nan) for _ in range(2))
         initial, previous = self._state["initial"], self._state["previous"]
         bad_frames = set(reasons)
         for row, (env, reset) in enumerate(zip(rows["env"].tolist(), rows["reset"].tolist(), strict=True)):
