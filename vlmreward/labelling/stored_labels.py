@@ -1,0 +1,80 @@
+"""Finished labels of a dataset, read from the shards of a work folder, as rows of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vlmreward.data.dataset import Episode
+from vlmreward.data.labels import EpisodeLabels, Provenance
+from vlmreward.labelling.plan import Plan
+from vlmreward.labelling.work_folder import LabelRecord, WorkFolder
+from vlmreward.types import FloatArray
+
+NO_SUCCESSOR = "the frame after the last action was not recorded"
+
+
+class StoredLabels:
+    """The labels of a run; see :class:`vlmreward.data.labels.Labels`.
+
+    Args:
+        folder: Where the shards are.
+        plan: Which frame is in which shard.
+        episodes: Of the dataset.
+        provenance: Of the labels.
+    """
+
+    def __init__(self, folder: WorkFolder, plan: Plan, episodes: Sequence[Episode], provenance: Provenance) -> None:
+        self._folder, self._plan, self._episodes = folder, plan, episodes
+        self.provenance = provenance
+        self._last: tuple[int, LabelRecord] | None = None
+
+    def __iter__(self) -> Iterator[EpisodeLabels]:
+        """Return the labels of every episode, in the dataset's order."""
+        return (self.episode(episode.index) for episode in self._episodes)
+
+    def frames(self, index: int) -> LabelRecord:
+        """Return the labels of an episode's F frames."""
+        episode = self._episodes[index]
+        reward, success, progress = (np.full(episode.frames, np.nan, np.float32) for _ in range(3))
+        valid, reasons = np.zeros(episode.frames, bool), {}
+        for number, rows, frames in self._plan.where(index):
+            shard = self._shard(number)
+            reward[frames], valid[frames] = shard.reward[rows], shard.valid[rows]
+            success[frames], progress[frames] = shard.success[rows], shard.progress[rows]
+            offset = frames.start - rows.start
+            inside = ((row, why) for row, why in shard.reasons.items() if rows.start <= row < rows.stop)
+            reasons.update({row + offset: why for row, why in inside})
+        return LabelRecord(reward, valid, success, progress, reasons)
+
+    def episode(self, index: int) -> EpisodeLabels:
+        """Return the labels of an episode's T rows: row t has those of frame t + 1."""
+        rows = self._episodes[index].rows
+        found = self.frames(index)
+        valid = np.zeros(rows, bool)
+        valid[: len(found.valid) - 1] = found.valid[1:]
+        reasons = {frame - 1: why for frame, why in found.reasons.items() if frame > 0}
+        if len(found.valid) == rows:
+            reasons[rows - 1] = NO_SUCCESSOR
+
+        def shift(values: FloatArray) -> FloatArray:
+            out = np.full(rows, np.nan, np.float32)
+            out[: len(values) - 1] = values[1:]
+            return out
+
+        success, progress = shift(found.success), shift(found.progress)
+        return EpisodeLabels(
+            reward=shift(found.reward),
+            valid=valid,
+            success=success if np.isfinite(success).any() else None,
+            progress=progress if np.isfinite(progress).any() else None,
+            reasons=reasons,
+        )
+
+    def _shard(self, number: int) -> LabelRecord:
+        if self._last is None or self._last[0] != number:
+            record = self._folder.read_labels(number)
+            assert record is not None, "labels are read before they are made"
+            self._last = (number, record)
+        return self._last[1]
