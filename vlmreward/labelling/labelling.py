@@ -1,4 +1,4 @@
-"""One labelling run: from a dataset's pictures to labels of every row, resumable, each picture encoded once ever."""
+"""One labelling run: from a dataset's pictures to labels of every frame, resumable, each picture encoded once ever."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import numpy as np
 
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.frame_hash import Keys, distinct
-from vlmreward.labelling.plan import Plan, Shard
+from vlmreward.labelling.plan import Plan, Shard, Span
 from vlmreward.labelling.scoring import LabelScorer
 from vlmreward.labelling.shard_frames import NO_KEY, ShardFrames
-from vlmreward.labelling.work_folder import FrameRecord, WorkFolder
+from vlmreward.labelling.work_folder import FrameRecord, LabelRecord, WorkFolder
 from vlmreward.types import BoolArray, FloatArray
+
+Advance = Callable[[int], None]
+"""Told how many more frames are done."""
 
 
 class Engine(Protocol):
     """Decodes and encodes shards, wherever."""
 
-    def run(self, shards: Sequence[Shard], advance: Callable[[int], None]) -> Iterator[ShardFrames]:
+    def run(self, shards: Sequence[Shard], advance: Advance) -> Iterator[ShardFrames]:
         """Yield every shard, in order."""
         ...
 
@@ -41,117 +44,133 @@ class Counts:
     invalid: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
-    def add(self, count: int, why: Sequence[str]) -> None:
-        """Count the frames of a shard, and the reasons of the invalid ones among them."""
-        self.frames += count
-        self.invalid += len(why)
-        for reason in why:
-            self.reasons[reason] = self.reasons.get(reason, 0) + 1
-
-
-def known_frames(store: EmbeddingStore, keys: Keys) -> BoolArray:
-    """Return which frames have an embedding in a store, bool, shape (N,)."""
-    return store.find(keys) >= 0
+    def add(self, labels: LabelRecord) -> None:
+        """Count the frames of a shard."""
+        self.frames += len(labels.valid)
+        for row in np.flatnonzero(~labels.valid).tolist():
+            self.invalid += 1
+            self.reasons[labels.reasons[row]] = self.reasons.get(labels.reasons[row], 0) + 1
 
 
 class Labeller:
     """Labels shards that are not labelled yet.
 
-    The embeddings used are those of the store: a frame that occurs twice has one, the first in the dataset's order, in
-    this run and in any later one. A shard counts as done when its labels are written; its embeddings and keys are
-    written before.
+    The embeddings used are those of the store: a frame that occurs twice has one, the first that was met, in this run
+    and in any later one. A shard counts as done when its labels are written; its embeddings and keys are written
+    before.
 
     Args:
         plan: The shards.
         folder: Their journal.
         store: Embeddings of the encoder.
         engine: Decodes and encodes.
-        scorer: Makes labels of embeddings.
     """
 
-    def __init__(
-        self, plan: Plan, folder: WorkFolder, store: EmbeddingStore, engine: Engine, scorer: LabelScorer
-    ) -> None:
-        self._plan, self._folder, self._store, self._engine, self._scorer = plan, folder, store, engine, scorer
+    def __init__(self, plan: Plan, folder: WorkFolder, store: EmbeddingStore, engine: Engine) -> None:
+        self._plan, self._folder, self._store, self._engine = plan, folder, store, engine
 
-    def run(self, shards: Sequence[int], advance: Callable[[int], None], counts: Counts) -> None:
-        """Label shards.
+    def encode(self, shards: Sequence[int], advance: Advance, counts: Counts) -> None:
+        """Make the frames of some shards known, without labelling them.
 
         Args:
             shards: Their numbers, ascending.
-            advance: Told how many frames are done.
+            advance: Told of frames.
+            counts: ``decoded`` is added to.
+
+        Raises:
+            VlmRewardError: What readers, encoder and disk raise.
+        """
+        for _ in self._encode(shards, advance, counts):
+            pass
+
+    def run(self, scorer: LabelScorer, advance: Advance, counts: Counts) -> None:
+        """Label every shard that is not labelled yet.
+
+        Args:
+            scorer: Makes labels of embeddings.
+            advance: Told of frames.
             counts: Added to.
 
         Raises:
             VlmRewardError: What readers, encoder and disk raise.
         """
         missing = []
-        for number in shards:
-            labels = self._folder.read_labels(number)
+        for shard in self._plan.shards:
+            labels = self._folder.read_labels(shard.number)
             if labels is None:
-                missing.append(number)
+                missing.append(shard.number)
             else:
-                counts.add(len(labels.valid), _why(labels.valid, labels.reasons))
-                advance(len(labels.valid))
-        # frames that are known need no picture
-        known = {number for number in missing if self._is_known(number)}
-        encode = [self._plan.shards[number] for number in missing if number not in known]
-        encoded = self._engine.run(encode, advance)
-        for number in missing:
+                counts.add(labels)
+                advance(len(shard))
+        for number, record in self._encode(missing, advance, counts):
+            labels = self._score(self._plan.shards[number], record, scorer)
+            self._folder.write_labels(number, labels)
+            counts.add(labels)
+
+    def score_episode(self, index: int, scorer: LabelScorer) -> LabelRecord:
+        """Score the frames of an episode whose shards are known, for any goal; writes nothing.
+
+        Args:
+            index: Of the episode.
+            scorer: Its goals decide.
+        """
+        parts = [self._embeddings(self._record(number))[rows] for number, rows, _ in self._plan.where(index)]
+        whole = Shard(0, (Span(index, 0, self._plan.frames[index]),))
+        embeddings = np.concatenate(parts)
+        lost = np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist()
+        return scorer.score(whole, embeddings, {}, None, dict.fromkeys(lost, "no embedding"))
+
+    def _encode(self, shards: Sequence[int], advance: Advance, counts: Counts) -> Iterator[tuple[int, FrameRecord]]:
+        """Yield the frames of each shard, in order; those that are known need no picture."""
+        known = {number for number in shards if self._is_known(number)}
+        encoded = self._engine.run([self._plan.shards[n] for n in shards if n not in known], advance)
+        for number in shards:
             if number in known:
-                record = self._folder.read_frames(number)
-                assert record is not None
+                record = self._record(number)
                 advance(len(record.keys))
             else:
                 record = self._keep(next(encoded))
                 counts.decoded += len(record.keys)
-            self._label(self._plan.shards[number], record, counts)
-
-    def embeddings(self, shard: int) -> FloatArray:
-        """Return the stored embeddings of a shard whose frames are known, float32, shape (N, D); NaN without a frame."""
-        record = self._folder.read_frames(shard)
-        assert record is not None, "embeddings are read before they are made"
-        return self._embeddings(record)
+            yield number, record
 
     def _is_known(self, shard: int) -> bool:
         record = self._folder.read_frames(shard)
-        if record is None:
-            return False
-        return bool(known_frames(self._store, record.keys[_has_key(record.keys)]).all())
+        return record is not None and bool((self._store.find(record.keys[has_key(record.keys)]) >= 0).all())
 
     def _keep(self, frames: ShardFrames) -> FrameRecord:
         """Store a shard's new embeddings, then its keys."""
-        there = np.flatnonzero(_has_key(frames.keys))
+        there = np.flatnonzero(has_key(frames.keys))
         first = there[distinct(frames.keys[there])[0]] if len(there) else there
-        new = first[~known_frames(self._store, frames.keys[first])]
+        new = first[self._store.find(frames.keys[first]) < 0]
         if len(new):
             self._store.add(frames.keys[new], frames.embeddings[new])
-        reasons = dict(frames.reasons)
-        lost = there[~known_frames(self._store, frames.keys[there])]
-        for row in lost.tolist():  # the store takes no embedding that isn't a unit vector
-            reasons[row] = "the encoder's embedding is not a finite unit vector"
+        lost = there[self._store.find(frames.keys[there]) < 0]
+        # the store takes no embedding that isn't a finite unit vector
+        reasons = {**frames.reasons, **dict.fromkeys(lost.tolist(), "the encoder gave no finite unit vector")}
         frames.keys[lost] = NO_KEY
         record = FrameRecord(frames.keys, reasons)
         self._folder.write_frames(frames.number, record)
         return record
 
-    def _label(self, shard: Shard, record: FrameRecord, counts: Counts) -> None:
-        embeddings = self._embeddings(record)
+    def _score(self, shard: Shard, record: FrameRecord, scorer: LabelScorer) -> LabelRecord:
         head = shard.spans[0]
         initial: dict[int, FloatArray] = {}
         previous = None
         if head.start > 0:
-            if "previous" in self._scorer.model.needs:
+            if "previous" in scorer.model.needs:
                 previous = self._frame(head.episode, head.start - 1)
-            if self._scorer.asks_initial:
+            if "initial" in scorer.model.needs:
                 initial[head.episode] = self._frame(head.episode, 0)
-        labels = self._scorer.score(shard, embeddings, initial, previous, record.reasons)
-        self._folder.write_labels(shard.number, labels)
-        counts.add(len(labels.valid), _why(labels.valid, labels.reasons))
+        return scorer.score(shard, self._embeddings(record), initial, previous, record.reasons)
+
+    def _record(self, shard: int) -> FrameRecord:
+        record = self._folder.read_frames(shard)
+        assert record is not None, "frames are read before they are known"
+        return record
 
     def _embeddings(self, record: FrameRecord) -> FloatArray:
         out = np.full((len(record.keys), self._store.meta.dim), np.nan, np.float32)
-        there = np.flatnonzero(_has_key(record.keys))
+        there = np.flatnonzero(has_key(record.keys))
         out[there] = self._store.read(self._store.find(record.keys[there]))
         return out
 
@@ -160,17 +179,10 @@ class Labeller:
         for number, rows, frames in self._plan.where(episode):
             if frames.start <= frame < frames.stop:
                 row = rows.start + frame - frames.start
-                record = self._folder.read_frames(number)
-                if record is None:
-                    raise AssertionError(f"shard {number} is read before it is done")
-                return self._embeddings(FrameRecord(record.keys[row : row + 1]))[0]
+                return self._embeddings(FrameRecord(self._record(number).keys[row : row + 1]))[0]
         raise AssertionError(f"episode {episode} has no frame {frame}")
 
 
-def _has_key(keys: Keys) -> BoolArray:
+def has_key(keys: Keys) -> BoolArray:
+    """Return which rows have a frame, bool, shape (N,)."""
     return (keys != NO_KEY).any(axis=1)
-
-
-def _why(valid: BoolArray, reasons: dict[int, str] | None) -> list[str]:
-    given = reasons or {}
-    return [given.get(row, "unknown") for row in np.flatnonzero(~valid).tolist()]

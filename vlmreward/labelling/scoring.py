@@ -44,11 +44,6 @@ class LabelScorer:
                 f"this reward looks at {what}, and labels are made a shard at a time: choose another reward"
             )
 
-    @property
-    def asks_initial(self) -> bool:
-        """Whether the first embedding of an episode is read."""
-        return "initial" in self.model.needs
-
     def score(
         self,
         shard: Shard,

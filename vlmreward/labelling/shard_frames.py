@@ -1,4 +1,4 @@
-"""What one shard's frames become: keys, embeddings, and reasons where there is none; the decoding and encoding of it."""
+"""What one shard's frames become: keys and embeddings, and reasons where there are none; the decoding of it."""
 
 from __future__ import annotations
 
