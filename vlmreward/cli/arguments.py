@@ -14,10 +14,12 @@ from vlmreward.errors import ConfigError, PromptError
 from vlmreward.registry import suggest
 
 PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
-PATH_KEYS = frozenset({"frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache"})
+PATH_KEYS = frozenset(
+    {"dataset", "frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache"}
+)
 VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null
-FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug"}
+FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug", "--dry-run": "dry_run"}
 
 _KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@:-]*")
 
@@ -27,7 +29,7 @@ class Arguments:
     """What a command was told.
 
     Attributes:
-        flags: Names of the flags given: ``help``, ``cfg``, ``debug``.
+        flags: Names of the flags given: ``help``, ``cfg``, ``debug``, ``dry_run``.
         overrides: Settings in Hydra's grammar, in order, e.g. ``("env=cartpole", "seed=1")``.
         literals: Settings whose values are text as typed: dotted key to the values given for it, in order.
         words: Arguments that are neither, e.g. ``("envs",)`` of ``vlmreward list envs``.

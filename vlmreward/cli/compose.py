@@ -76,6 +76,8 @@ def refuse_words(command: str, arguments: Arguments) -> None:
     """
     if command.replace("-", "_") not in PRIMARY and arguments.keys():
         raise ConfigError(f"{command} has no settings, got {arguments.keys()[0]!r}: leave it out")
+    if "dry_run" in arguments.flags and command != "label":
+        raise ConfigError(f"{command} has no --dry-run: --cfg prints its settings")
     if not arguments.words:
         return
     word = arguments.words[0]

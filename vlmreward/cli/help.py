@@ -79,6 +79,22 @@ examples:
   vlmreward record run=runs/<name>
   vlmreward record run=runs/<name> episodes=4 size=640 out=clips formats=[mp4]
 """,
+    "label": """\
+Write the reward of every recorded frame into a dataset, in the place where training code looks for it: LeRobot,
+robomimic / LIBERO, Minari, or a folder of videos. Pictures are read once ever; videos are not touched.
+
+usage: vlmreward label dataset=<folder or file> [goal="..."] [key=value ...]
+
+examples:
+  vlmreward label dataset=<folder>                                       each episode's own recorded task is the goal
+  vlmreward label dataset=<folder> goal="the red cube is in the bin" camera=front
+  vlmreward label dataset=<folder> --dry-run                             what would be written, and nothing else
+  vlmreward label dataset=<folder> write=sidecar                         LeRobot's progress file for RA-BC
+  vlmreward label dataset=<folder> undo=true                             take the column away again
+
+Row t gets the reward of frame t + 1; a row without one is marked in <name>_valid. A report card over a sample comes
+first: labels that tell nothing are refused, with the figures. Interrupted, the same command goes on.
+""",
     "cache": """\
 Show what the embeddings take up that train, audit, evaluate and record have stored with cache=<folder>, and prune them.
 
