@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("vlmreward.cli.audit", "tell before training whether a reward is any good"),
     "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
     "record": ("vlmreward.cli.record", "record evaluation videos"),
+    "collect": ("vlmreward.cli.collect", "record episodes of an environment as a dataset"),
     "label": ("vlmreward.cli.label", "write rewards into a dataset of recorded episodes"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
     "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),

@@ -79,6 +79,18 @@ examples:
   vlmreward record run=runs/<name>
   vlmreward record run=runs/<name> episodes=4 size=640 out=clips formats=[mp4]
 """,
+    "collect": """\
+Record episodes of an environment as a dataset of the usual formats. What is true of every frame (success, progress) goes
+into <out>.truth.npz, which no reader opens: labels can be compared with it.
+
+usage: vlmreward collect env=<name> [policy=[<name>,...]] [format=lerobot] [key=value ...]
+
+examples:
+  vlmreward collect env=cartpole policy=[random] episodes=20 out=datasets/cartpole
+  vlmreward collect env=cartpole run=runs/<name> policy=[agent,agent@0.3,random] format=robomimic
+
+name@0.3 takes a random action three times in ten; policies take turns, an episode each.
+""",
     "label": """\
 Write the reward of every recorded frame into a dataset, in the place where training code looks for it: LeRobot,
 robomimic / LIBERO, Minari, or a folder of videos. Pictures are read once ever; videos are not touched.
