@@ -80,8 +80,8 @@ examples:
   vlmreward record run=runs/<name> episodes=4 size=640 out=clips formats=[mp4]
 """,
     "collect": """\
-Record episodes of an environment as a dataset of the usual formats. What is true of every frame (success, progress) goes
-into <out>.truth.npz, which no reader opens: labels can be compared with it.
+Record episodes of an environment as a dataset of the usual formats. What is true of every frame (success, progress)
+goes into <out>.truth.npz, which no reader opens: labels can be compared with it.
 
 usage: vlmreward collect env=<name> [policy=[<name>,...]] [format=lerobot] [key=value ...]
 
