@@ -141,9 +141,10 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     from vlmreward.data.labels import Provenance
     from vlmreward.encoders import make_encoder_from_config
     from vlmreward.encoders.cached import open_cached
-    from vlmreward.labelling.labelling import Labeller
+    from vlmreward.labelling.labelling import Engine, Labeller
     from vlmreward.labelling.local_engine import LocalEngine
     from vlmreward.labelling.plan import layout_key, make_plan
+    from vlmreward.labelling.ray_engine import ActorSettings, RayEngine
     from vlmreward.labelling.scoring import goals_of
     from vlmreward.labelling.work_folder import WorkFolder
 
@@ -162,13 +163,26 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     folder = WorkFolder(path, layout, run)
     folder.remove_temporary()
     plan = make_plan(dataset.episodes)
-    engine = LocalEngine(
-        lambda index: dataset.frames(dataset.episodes[index], camera),
-        encoder,
-        lambda keys: store.find(keys) >= 0,
-        options["encode_batch"],
-        options["decode_threads"],
-    )
+    engine: Engine
+    if options["engine"] == "ray":
+        actors = ActorSettings(
+            str(dataset.root.absolute()),
+            camera,
+            settings.encoder,
+            encoder.id,
+            options["device"],
+            options["encode_batch"],
+            max(1, int(options["ray"]["num_cpus"])),
+        )
+        engine = RayEngine(actors, **options["ray"])
+    else:
+        engine = LocalEngine(
+            lambda index: dataset.frames(dataset.episodes[index], camera),
+            encoder,
+            lambda keys: store.find(keys) >= 0,
+            options["encode_batch"],
+            options["decode_threads"],
+        )
     scorer, control = make_scorers(settings, encoder, goals)
     name = " ".join(str(value) for value in described.values() if value)
     provenance = Provenance(
