@@ -12,9 +12,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
+from vlmreward.atomic import DISK_FULL, PLACE_REFUSED
 from vlmreward.errors import ConfigError, VlmRewardError
 from vlmreward.registry import suggest
-from vlmreward.video.atomic import DISK_FULL, PLACE_REFUSED
 
 # name -> (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vlmreward.atomic import check_writable
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import refuse_words
-from vlmreward.video.atomic import check_writable
 
 if TYPE_CHECKING:
     import gymnasium as gym
