@@ -243,7 +243,7 @@ def write_truth(out: Path, truths: Sequence[Truth], actors: Sequence[str]) -> Pa
     """
     import io
 
-    from vlmreward.video.atomic import write_bytes
+    from vlmreward.atomic import write_bytes
 
     lengths = [len(truth.progress) for truth in truths]
     content = io.BytesIO()

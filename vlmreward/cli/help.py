@@ -101,7 +101,7 @@ examples:
   vlmreward label dataset=<folder>                                       each episode's own recorded task is the goal
   vlmreward label dataset=<folder> goal="the red cube is in the bin" camera=front
   vlmreward label dataset=<folder> --dry-run                             what would be written, and nothing else
-  vlmreward label dataset=<folder> write=sidecar                         LeRobot's progress file for RA-BC
+  vlmreward label dataset=<folder> name=sarm_progress                    LeRobot's progress file for RA-BC
   vlmreward label dataset=<folder> undo=true                             take the column away again
 
 Row t gets the reward of frame t + 1; a row without one is marked in <name>_valid. A report card over a sample comes

@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
         for change in make_writer(dataset, {**options, "overwrite": True}).undo():
             print(f"{change.what}: {change.path}")
         return 0
-    writer = None if options["write"] == "none" else make_writer(dataset, options)
+    writer = make_writer(dataset, options) if options["write"] else None
     if "dry_run" in arguments.flags:
         _print_plan(dataset, writer.plan() if writer else ())
         return 0
@@ -114,19 +114,12 @@ def make_writer(dataset: EpisodeDataset, options: Mapping[str, Any]) -> LabelWri
     """Return what writes labels into a dataset or beside it.
 
     Raises:
-        ConfigError: The format has no sidecar.
         VlmRewardError: The name is taken, or the dataset can't be written.
     """
     from vlmreward.data import find_format
 
-    known = find_format(dataset.format)
-    if options["write"] == "column":
-        return known.label(dataset, options["name"], filler=options["filler"], overwrite=options["overwrite"])
-    if known.sidecar is None:
-        raise ConfigError(
-            f"write=sidecar is LeRobot's progress file, got a dataset of format {known.name}: write=column"
-        )
-    return known.sidecar(dataset, options["name"], filler=options["filler"], overwrite=options["overwrite"])
+    label_writer = find_format(dataset.format).label
+    return label_writer(dataset, options["name"], filler=options["filler"], overwrite=options["overwrite"])
 
 
 def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:

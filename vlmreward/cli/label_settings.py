@@ -17,7 +17,6 @@ from vlmreward.data.labels import FILLERS
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 
-WRITES = ("column", "sidecar", "none")
 ENGINES = ("local", "ray")
 
 
@@ -52,12 +51,12 @@ def settle_label(arguments: Arguments) -> LabelSettings:
     if composed["dataset"] is None:
         raise ConfigError("dataset is not given: write dataset=<folder or file of recorded episodes>")
     checked = dict(composed)
-    for name in ("force", "overwrite", "undo"):
+    for name in ("force", "overwrite", "undo", "write"):
         checked[name] = flag(name, composed[name])
     for name, low in (("sample", 1), ("encode_batch", 1), ("seed", 0)):
         checked[name] = whole(name, composed[name], low)
     checked["max_invalid"] = number("max_invalid", composed["max_invalid"], 0)
-    for name, known in (("write", WRITES), ("filler", FILLERS), ("engine", ENGINES)):
+    for name, known in (("filler", FILLERS), ("engine", ENGINES)):
         if composed[name] not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, got {composed[name]!r}")
     ray = dict(composed["ray"])
