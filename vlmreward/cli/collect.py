@@ -110,7 +110,7 @@ def collect(options: dict[str, Any], settings: EnvSettings, instruction: str) ->
     env = settings.factory()()
     try:
         policies = {actor: make_policy(actor, env, settings, options) for actor in dict.fromkeys(actors)}
-        fps = float(env.metadata.get("render_fps", 30)) / settings.action_repeat
+        fps = float(env.metadata.get("render_fps", 30))  # of what is seen, however long actions are held
         writer = format.create(out, fps=fps, env_id=settings.id)
         truths: list[Truth] = []
         with Progress("collecting", episodes, unit="episodes") as progress:

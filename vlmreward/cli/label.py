@@ -14,7 +14,7 @@ import yaml
 
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import refuse_words
-from vlmreward.errors import ConfigError, DatasetError
+from vlmreward.errors import DatasetError
 
 if TYPE_CHECKING:
     from vlmreward.audit.report_card import ReportCard
