@@ -1,4 +1,4 @@
-"""Looks for what is wrong with a LeRobot dataset: files that are missing or cut short, counts and times that disagree."""
+"""Looks for what is wrong with a LeRobot dataset: files missing or cut short, counts and times that disagree."""
 
 from __future__ import annotations
 
