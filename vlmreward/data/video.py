@@ -61,10 +61,11 @@ def probe(path: Path) -> VideoInfo:
         rate = stream.average_rate or stream.guessed_rate
         times = [] if stream.frames else _picture_times(av, container, stream)
         start = (stream.start_time or 0) if stream.frames else (times[0] if times else 0)
+        duration: float | None = None
         if stream.duration is not None:
             duration = float(stream.duration * stream.time_base)
-        else:
-            duration = None if container.duration is None else container.duration / av.time_base
+        elif container.duration is not None:
+            duration = container.duration / av.time_base
         return VideoInfo(
             width=int(context.width),
             height=int(context.height),

@@ -1,4 +1,4 @@
-"""Looks for what is wrong with a LeRobot dataset: files that are missing or cut short, counts and times that disagree."""
+"""Looks for what is wrong with a LeRobot dataset: files missing or cut short, counts and times that disagree."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vlmreward.data.lerobot.layout import KEYS, Feature, Info, inside
 from vlmreward.data.lerobot.parquet import opened, reading
 from vlmreward.data.video import find_end, probe
 from vlmreward.errors import DatasetError
+from vlmreward.optional import require_package
 
 _SCALARS = (*KEYS, "timestamp")
 
@@ -141,7 +142,7 @@ def _rows(loc: Located, before: int, index: Any, frames: Any, times: Any, fps: f
 
 
 def _type_wrong(kind: Any, feature: Feature) -> str | None:
-    import pyarrow as pa  # type: ignore[import-not-found,unused-ignore]
+    pa = require_package("pyarrow", "data")
 
     if feature.dtype == "image":
         return None if pa.types.is_struct(kind) or pa.types.is_binary(kind) else f"must hold pictures, is {kind}"

@@ -13,6 +13,7 @@ from vlmreward.data.dataset import Episode, Problem
 from vlmreward.data.lerobot.layout import Info, fill_template, inside, one_line
 from vlmreward.data.lerobot.parquet import opened, reading
 from vlmreward.errors import DatasetError
+from vlmreward.optional import require_package
 
 EPISODES_V30 = "meta/episodes"
 EPISODES_V21 = "meta/episodes.jsonl"
@@ -211,7 +212,7 @@ def _texts(tasks: Sequence[bytes]) -> tuple[list[str], list[str]]:
 
 def _as_bytes(column: Any, name: str) -> list[list[bytes]]:
     """Return a column of lists of strings undecoded: a string that is not UTF-8 would fail the whole column."""
-    import pyarrow as pa  # type: ignore[import-not-found,unused-ignore]
+    pa = require_package("pyarrow", "data")
 
     kind = column.type
     if pa.types.is_string(kind):  # some writers keep one task as a plain string

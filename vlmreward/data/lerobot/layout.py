@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import string
 from collections.abc import Mapping
@@ -77,10 +76,10 @@ def read_info(root: Path) -> Info:
     version = found.get("codebase_version")
     if version not in VERSIONS:
         raise DatasetError(
-            f"{INFO}: LeRobot version {_shown(version)} can't be read, only {' and '.join(VERSIONS)}: convert it with lerobot"
+            f"{INFO}: LeRobot version {_shown(version)} can't be read: convert it with lerobot to {VERSIONS[0]}"
         )
     fps = found.get("fps")
-    if not _is_number(fps) or not 0 < fps <= 1e6:
+    if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not 0 < fps <= 1e6:
         raise DatasetError(f"{INFO}: fps must be a number above 0, got {_shown(fps)}")
     features = found.get("features")
     if not isinstance(features, dict) or not features:
@@ -180,7 +179,7 @@ def fill_template(template: str, values: Mapping[str, int | str], whose: str) ->
         wanted = _NUMBER if isinstance(value, int) else re.compile("")
         if value is None or conversion or not wanted.fullmatch(spec or ""):
             raise DatasetError(
-                f"{INFO}: {whose} has a field {{{field}}} of a kind that isn't known: use {sorted(values)}, got {_shown(template)}"
+                f"{INFO}: {whose} {_shown(template)} has a field {{{field}}} that isn't known: use {', '.join(values)}"
             )
         filled.append(format(value, spec or ""))
     return "".join(filled)
@@ -209,10 +208,6 @@ def _feature(name: str, entry: Any) -> Feature:
     if not isinstance(dtype, str) or not isinstance(shape, list) or not sound:
         raise DatasetError(f"{INFO}: feature {_shown(name)} must have a dtype and a shape, got {_shown(entry)}")
     return Feature(dtype, tuple(shape))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _shown(value: Any) -> str:

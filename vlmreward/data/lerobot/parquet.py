@@ -1,4 +1,4 @@
-"""Parquet files of a LeRobot dataset: opened with one-line errors, rows of one episode found without reading the rest."""
+"""Parquet files of a LeRobot dataset: one-line errors, rows of one episode found without reading the rest."""
 
 from __future__ import annotations
 
@@ -130,5 +130,5 @@ def to_numbers(array: Any, whose: str) -> npt.NDArray[np.float32]:
         raise DatasetError(f"{whose} must be numbers, is {kind}")
     if array.null_count:
         raise DatasetError(f"{whose} has {array.null_count} empty values: a number is needed in each row")
-    numbers = array.to_numpy(zero_copy_only=False).astype(np.float32)
+    numbers: npt.NDArray[np.float32] = array.to_numpy(zero_copy_only=False).astype(np.float32)
     return numbers if width is None else numbers.reshape(length, width)

@@ -6,8 +6,8 @@ to a row that is NaN *or missing*. So no NaN is ever written, and the fillers me
 
 * ``hold``: an invalid row repeats the last valid value: it counts as standing still.
 * ``drop``: an invalid row is left out; train with ``fallback_weight: 0``, or such samples count in full.
-* ``decrease``: an invalid row lies below the last valid value: samples that lead to it weigh 0; one that starts there may
-  count in full.
+* ``decrease``: an invalid row lies below the last valid value: samples that lead to it weigh 0; one that starts there
+  may count in full.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 
 from vlmreward.atomic import atomic_path, check_writable
 from vlmreward.data.labels import Change, Labels
-from vlmreward.data.lerobot.columns import check_labels
 from vlmreward.data.lerobot.filler import check_filler, fill
 from vlmreward.data.lerobot.journal import locked
-from vlmreward.data.lerobot.layout import inside
+from vlmreward.data.lerobot.label_columns import check_labels
+from vlmreward.data.lerobot.layout import KEYS, inside
 from vlmreward.data.lerobot.parquet import opened
 from vlmreward.data.lerobot.reader import LeRobotReader
 from vlmreward.data.lerobot.rewrite import OURS, read_ours
@@ -78,8 +78,7 @@ class SidecarWriter:
         told = vars(labels.provenance) | {"reward": dict(labels.provenance.reward), "filler": self._filler}
         ours = {self._name: {"columns": ["progress_sparse"], **told}}
         schema = pa.schema(
-            [("index", pa.int64()), ("episode_index", pa.int64()), ("frame_index", pa.int64())]
-            + [("progress_sparse", pa.float32())],
+            [*((key, pa.int64()) for key in KEYS), ("progress_sparse", pa.float32())],
             metadata={
                 OURS: json.dumps(ours, ensure_ascii=False, sort_keys=True, default=str).encode(),
                 b"vlm_name": labels.provenance.encoder.encode(),

@@ -4,81 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlmreward.atomic import storage_errors, write_bytes
-from vlmreward.data.dataset import Frame, Recording
+from vlmreward.data.dataset import Recording
 from vlmreward.data.lerobot.layout import INFO, SHORT, fill_template
 from vlmreward.data.lerobot.stats import PictureStats, Stats, Whole, of_rows, to_lists
+from vlmreward.data.lerobot.video_file import CHUNKS_SIZE, VIDEO_MB, VIDEO_PATH, VideoFile
 from vlmreward.errors import ConfigError, DatasetError
 from vlmreward.optional import require_package
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
-CHUNKS_SIZE = 1000
 DATA_MB = 100
-VIDEO_MB = 200
 _EPISODES_AT_ONCE = 64  # rows of the list of episodes that are held before they are written
-
-
-class _VideoFile:
-    """The video of one camera that episodes are being added to."""
-
-    def __init__(self, root: Path, key: str, fps: float, codec: str, options: Mapping[str, str]) -> None:
-        self._root, self._key, self._codec, self._options = root, key, codec, dict(options)
-        self._rate = Fraction(fps).limit_denominator(100_000)
-        self._container: Any = None
-        self._stream: Any = None
-        self.file = -1
-        self.frames = 0
-
-    @property
-    def place(self) -> dict[str, int | str]:
-        """Chunk and number of the file."""
-        return {"chunk_index": self.file // CHUNKS_SIZE, "file_index": self.file % CHUNKS_SIZE}
-
-    @property
-    def path(self) -> Path:
-        return self._root / fill_template(VIDEO_PATH, {**self.place, "video_key": self._key}, "video_path")
-
-    def begin(self, width: int, height: int) -> None:
-        """Make ready for an episode: a new file, where there is none or the last one is large enough."""
-        if self._container is not None and self.path.stat().st_size < VIDEO_MB << 20:
-            return
-        self.close()
-        av = require_package("av", "data")
-        self.file += 1
-        self.frames = 0
-        with storage_errors(self.path, making=True):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self.path), "w", format="mp4")
-        stream = self._container.add_stream(self._codec, rate=self._rate, options=self._options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.gop_size = 2  # any picture is at most one away from where decoding can start
-        stream.codec_context.thread_count = 1  # the same bytes on every machine
-        self._stream = stream
-
-    def add(self, frame: Frame) -> None:
-        av = require_package("av", "data")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts = self.frames
-        picture.time_base = 1 / self._rate
-        for packet in self._stream.encode(picture):
-            self._container.mux(packet)
-        self.frames += 1
-
-    def close(self) -> None:
-        if self._container is None:
-            return
-        for packet in self._stream.encode():
-            self._container.mux(packet)
-        self._container.close()
-        self._container = None
 
 
 class LeRobotWriter:
@@ -93,7 +35,7 @@ class LeRobotWriter:
     Args:
         root: A folder that is empty or doesn't exist.
         fps: Rows a second.
-        env_id: Environment, kept in ``info.json``.
+        env_id: Environment; stands with ``infos`` of each recording, as JSON, in the list of episodes.
         robot: ``robot_type``.
         codec: Of the videos, as PyAV names it, e.g. ``"libx264"`` or ``"libsvtav1"``.
         codec_options: Options of the codec; None is near lossless for libx264, the codec's own default for others.
@@ -127,7 +69,7 @@ class LeRobotWriter:
         self._fps, self._env_id, self._robot, self._codec = float(fps), env_id, robot, codec
         fine = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {}
         self._options = fine if codec_options is None else dict(codec_options)
-        self._videos: dict[str, _VideoFile] = {}
+        self._videos: dict[str, VideoFile] = {}
         self._features: dict[str, dict[str, Any]] = {}
         self._data: Any = None
         self._data_file = -1
@@ -209,9 +151,8 @@ class LeRobotWriter:
         seen = np.asarray(recording.observation, dtype=np.float32)
         rows = len(action)
         if action.ndim != 2 or not rows or seen.ndim != 2 or len(seen) != rows + 1:
-            raise ConfigError(
-                f"an episode needs actions (T, A) and observations (T + 1, D), T > 0, got {action.shape} and {seen.shape}"
-            )
+            shapes = f"{action.shape} and {seen.shape}"
+            raise ConfigError(f"an episode needs actions (T, A) and observations (T + 1, D), T > 0, got {shapes}")
         ends = np.zeros((2, rows), dtype=np.bool_)
         ends[:, -1] = recording.terminated, recording.truncated
         columns: dict[str, Any] = {"observation.state": seen[:-1]} if seen.shape[1] else {}
@@ -256,7 +197,7 @@ class LeRobotWriter:
             if [height, width, 3] != self._features[key]["shape"]:
                 raise ConfigError(f"pictures of {key} are {self._features[key]['shape']}, got {picture.shape}")
             if video is None:
-                video = self._videos[key] = _VideoFile(self._root, key, self._fps, self._codec, self._options)
+                video = self._videos[key] = VideoFile(self._root, key, self._fps, self._codec, self._options)
             if not count:
                 video.begin(width, height)
                 begin = video.frames
@@ -331,7 +272,7 @@ class LeRobotWriter:
         for name, of_episode in stats.items():
             entry |= {f"stats/{name}/{what}": value for what, value in to_lists(of_episode).items()}
         entry |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
-        entry["infos"] = json.dumps(dict(recording.infos), ensure_ascii=False)
+        entry["infos"] = json.dumps({"env_id": self._env_id} | dict(recording.infos), ensure_ascii=False)
         self._listed.append(entry)
         if len(self._listed) >= _EPISODES_AT_ONCE:
             self._flush_episodes()
@@ -391,7 +332,6 @@ class LeRobotWriter:
             "data_path": DATA_PATH,
             "video_path": VIDEO_PATH if self._videos else None,
             "features": self._features | {name: given | {"dtype": dtype} for name, dtype in numbers},
-            "env_id": self._env_id,
         }
 
 
