@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from vlmreward import errors
 from vlmreward.encoders.frame_hash import Keys
 from vlmreward.errors import ConfigError, VlmRewardError
 from vlmreward.labelling.labelling import Advance
 from vlmreward.labelling.local_engine import LocalEngine
-from vlmreward.labelling.plan import Shard, make_plan
+from vlmreward.labelling.plan import Plan, Shard, make_plan
 from vlmreward.labelling.shard_frames import ShardFrames
 from vlmreward.optional import require_package
 
@@ -55,37 +56,50 @@ class EncodeShards:
     """
 
     def __init__(self, settings: ActorSettings) -> None:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        import torch
-
-        from vlmreward.data import open_dataset
-        from vlmreward.encoders import make_encoder_from_config
-
-        torch.set_num_threads(settings.threads)
-        self._dataset = open_dataset(settings.dataset)
-        self._plan = make_plan(self._dataset.episodes)
-        encoder = make_encoder_from_config(settings.encoder, device=settings.device)
-        if encoder.id != settings.encoder_id:
-            raise ConfigError(f"the encoder of this machine is {encoder.id}, of the driver's {settings.encoder_id}")
-        self._engine = LocalEngine(
-            lambda index: self._dataset.frames(self._dataset.episodes[index], settings.camera),
-            encoder,
-            _none_known,
-            settings.batch_size,
-            threads=1,
-        )
+        self._settings = settings
+        self._parts: tuple[LocalEngine, Plan] | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Encode one shard: a batch of one row, ``shard``."""
+        """Encode one shard: a batch of one row, ``shard``.
+
+        What is the user's fault comes back as a row with an ``error``: Ray would wrap it in pages of its own.
+        """
         number = int(batch["shard"][0])
-        frames = next(iter(self._engine.run([self._plan.shards[number]], lambda count: None)))
+        try:
+            engine, plan = self._build()
+            frames = next(iter(engine.run([plan.shards[number]], lambda count: None)))
+        except VlmRewardError as e:
+            lost = {"shard": [number], "keys": [b""], "embeddings": [b""], "reasons": ["{}"]}
+            return {**lost, "error": [json.dumps([type(e).__name__, str(e)])]}
         reasons = json.dumps({str(row): why for row, why in sorted(frames.reasons.items())})
-        return {
-            "shard": [number],
-            "keys": [frames.keys.tobytes()],
-            "embeddings": [frames.embeddings.tobytes()],
-            "reasons": [reasons],
-        }
+        arrays = {"keys": [frames.keys.tobytes()], "embeddings": [frames.embeddings.tobytes()]}
+        return {"shard": [number], **arrays, "reasons": [reasons], "error": [""]}
+
+    def _build(self) -> tuple[LocalEngine, Plan]:
+        if self._parts is None:
+            import torch
+
+            from vlmreward.data import open_dataset
+            from vlmreward.encoders import make_encoder_from_config
+
+            asked = self._settings
+            torch.set_num_threads(asked.threads)
+            dataset = open_dataset(asked.dataset)
+            encoder = make_encoder_from_config(asked.encoder, device=asked.device)
+            if encoder.id != asked.encoder_id:
+                raise ConfigError(
+                    f"the encoder on a worker is {encoder.id}, the driver's {asked.encoder_id}: "
+                    "give all machines the same weights"
+                )
+            engine = LocalEngine(
+                lambda index: dataset.frames(dataset.episodes[index], asked.camera),
+                encoder,
+                _none_known,
+                asked.batch_size,
+                threads=1,
+            )
+            self._parts = engine, make_plan(dataset.episodes)
+        return self._parts
 
 
 class RayEngine:
@@ -140,15 +154,15 @@ class RayEngine:
             compute=self._data.ActorPoolStrategy(size=self._actors, max_tasks_in_flight_per_actor=2),
             **self._resources,
         )
-        try:
-            for row in rows.iter_rows():
-                keys = np.frombuffer(row["keys"], np.uint64).reshape(-1, 2).copy()
-                embeddings = np.frombuffer(row["embeddings"], np.float32).reshape(len(keys), -1).copy()
-                reasons = {int(at): why for at, why in json.loads(row["reasons"]).items()}
-                advance(len(keys))
-                yield ShardFrames(int(row["shard"]), keys, embeddings, reasons)
-        except self._ray.exceptions.RayError as e:
-            raise _cause(e) from e
+        for row in rows.iter_rows():
+            if row["error"]:
+                name, message = json.loads(row["error"])
+                raise getattr(errors, name)(message)
+            keys = np.frombuffer(row["keys"], np.uint64).reshape(-1, 2).copy()
+            embeddings = np.frombuffer(row["embeddings"], np.float32).reshape(len(keys), -1).copy()
+            reasons = {int(at): why for at, why in json.loads(row["reasons"]).items()}
+            advance(len(keys))
+            yield ShardFrames(int(row["shard"]), keys, embeddings, reasons)
 
     def _start(self) -> None:
         if self._ray.is_initialized():
@@ -160,18 +174,6 @@ class RayEngine:
             logging_level="ERROR",
             **({} if self._address else here),
         )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what an actor raised, if it is of ours: that has one line for the user; Ray's own error otherwise."""
-    at: BaseException | None = error
-    while at is not None:
-        inner = getattr(at, "cause", None)
-        for one in (at, inner):
-            if isinstance(one, VlmRewardError):
-                return one
-        at = at.__cause__
-    return error
 
 
 def _none_known(keys: Keys) -> np.ndarray:
