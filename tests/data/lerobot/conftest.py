@@ -243,7 +243,7 @@ def content():
 
     def of(root):
         found = {}
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        for path in sorted(p for p in root.rglob("[!.]*") if p.is_file()):
             name = path.relative_to(root).as_posix()
             if path.suffix == ".parquet":
                 with pq.ParquetFile(path) as file:
