@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmreward.atomic import check_writable
+from vlmreward.atomic import check_writable, storage_errors
 from vlmreward.data.labels import Change, Labels
 from vlmreward.data.lerobot.episodes import list_episode_files
 from vlmreward.data.lerobot.filler import check_filler
@@ -103,8 +103,8 @@ class ColumnWriter:
         with locked(self._root):
             recovered = recover(self._root)
             if not self._written():
-                if recovered is not None and recovered.startswith("rolled back"):
-                    return []
+                if recovered is not None and recovered.endswith(f" {self._name}"):  # recovering has taken them away
+                    return self._changes(recovered, 0)
                 raise DatasetError(f"there is no column {self._name!r} of ours in {self._root}: nothing to undo")
             self._check_room(0)
             changes = self._changes(f"remove columns {', '.join(self._written()['columns'])}", 0)
@@ -171,7 +171,8 @@ class ColumnWriter:
         add = join.dtypes if join is not None else {}
         work = Transaction(self._root, f"{'write' if add else 'undo'} {self._name}", self._names())
         try:
-            self._stage(work, drop, add, told, join)
+            with storage_errors(self._root):
+                self._stage(work, drop, add, told, join)
         except BaseException:
             work.roll_back()
             raise

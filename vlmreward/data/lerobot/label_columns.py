@@ -153,7 +153,7 @@ def check_labels(labels: EpisodeLabels, loc: Located) -> None:
         NonFiniteError: A valid one is not finite.
     """
     valid = np.asarray(labels.valid, dtype=np.bool_)
-    for part in ("reward", "valid", "success", "progress"):
+    for part in ("valid", "reward", "success", "progress"):
         values = getattr(labels, part)
         if values is None:
             continue

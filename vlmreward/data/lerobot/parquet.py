@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.data.lerobot.layout import inside, one_line
-from vlmreward.errors import DatasetError
+from vlmreward.errors import DatasetError, VlmRewardError
 from vlmreward.optional import require_package
 
 
@@ -25,7 +25,7 @@ def reading(name: str) -> Iterator[None]:
     pa = require_package("pyarrow", "data")
     try:
         yield
-    except DatasetError:
+    except VlmRewardError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as e:
         raise DatasetError(f"{name} can't be read: {one_line(e)}") from e
@@ -49,8 +49,10 @@ def opened(root: Path, name: str) -> Iterator[Any]:
     if not path.is_file():
         raise DatasetError(f"{name} is missing")
     parquet = require_package("pyarrow.parquet", "data")
-    with reading(name), parquet.ParquetFile(path, pre_buffer=False) as file:
-        yield file
+    with reading(name):
+        file = parquet.ParquetFile(path, pre_buffer=False)
+    with file:
+        yield file  # what goes wrong in the block is its own affair: it may be writing another file
 
 
 def row_groups_of(file: Any, episode_index: int) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from vlmreward.atomic import storage_errors
 from vlmreward.data.lerobot.parquet import opened, reading
 from vlmreward.optional import require_package
 
@@ -48,8 +49,8 @@ def rewrite(
         old = file.schema_arrow
         kept = [field for field in old if field.name not in drop]
         added = [pa.field(column, kind) for column, kind in add.items()]
-        schema = pa.schema([*kept, *added], metadata=metadata(dict(old.metadata or {})))
-        with parquet.ParquetWriter(target, schema, **_options(file, list(add))) as writer:
+        schema = pa.schema([*kept, *added], metadata=metadata(dict(old.metadata or {})) or None)
+        with storage_errors(target), parquet.ParquetWriter(target, schema, **_options(file, list(add))) as writer:
             for group in range(file.metadata.num_row_groups):
                 with reading(name):
                     table = file.read_row_group(group)
