@@ -12,11 +12,17 @@ from vlmreward.labelling.plan import Plan
 from vlmreward.labelling.work_folder import LabelRecord, WorkFolder
 from vlmreward.types import FloatArray
 
+RANGE_SHARDS = 64
+"""Shards over which the range of rewards is taken; memory must not grow with the dataset."""
+
 NO_SUCCESSOR = "the frame after the last action was not recorded"
 
 
 class StoredLabels:
     """The labels of a run; see :class:`vlmreward.data.labels.Labels`.
+
+    A reward model that says nothing of progress gets one from its reward: its place between the 1 % and the 99 %
+    quantile over the whole dataset, cut to [0, 1]. Not over each episode: a failed one would look finished.
 
     Args:
         folder: Where the shards are.
@@ -29,6 +35,7 @@ class StoredLabels:
         self._folder, self._plan, self._episodes = folder, plan, episodes
         self.provenance = provenance
         self._last: tuple[int, LabelRecord] | None = None
+        self._range: tuple[float, float] | None = None
 
     def __iter__(self) -> Iterator[EpisodeLabels]:
         """Return the labels of every episode, in the dataset's order."""
@@ -63,7 +70,7 @@ class StoredLabels:
             out[: len(values) - 1] = values[1:]
             return out
 
-        success, progress = shift(found.success), shift(found.progress)
+        success, progress = shift(found.success), shift(self._progress(found))
         return EpisodeLabels(
             reward=shift(found.reward),
             valid=valid,
@@ -71,6 +78,23 @@ class StoredLabels:
             progress=progress if np.isfinite(progress).any() else None,
             reasons=reasons,
         )
+
+    def _progress(self, found: LabelRecord) -> FloatArray:
+        if np.isfinite(found.progress).any() or not found.valid.any():
+            return found.progress
+        low, high = self._rewards()
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            return np.clip((found.reward - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+
+    def _rewards(self) -> tuple[float, float]:
+        """Return the 1 % and the 99 % quantile of the rewards of at most ``RANGE_SHARDS`` shards, spread evenly."""
+        if self._range is None:
+            count = len(self._plan.shards)
+            numbers = np.unique(np.linspace(0, count - 1, min(count, RANGE_SHARDS)).round().astype(int)).tolist()
+            rewards = np.concatenate([self._shard(number).reward for number in numbers])
+            low, high = np.quantile(rewards[np.isfinite(rewards)], (0.01, 0.99))
+            self._range = float(low), float(high)
+        return self._range
 
     def _shard(self, number: int) -> LabelRecord:
         if self._last is None or self._last[0] != number:
