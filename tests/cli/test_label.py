@@ -1,5 +1,7 @@
 """``collect`` and ``label``: from an environment to a labelled dataset; what is written, refused and resumed."""
 
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# frames and lost frames come through one iterator, and formats may lack a writer: a test knows which it is
 from __future__ import annotations
 
 import hashlib

@@ -9,6 +9,8 @@ Where it can't be had, the test is skipped and says why. Run on 2026-11-28 with 
 2.11.0, datasets 4.8.5, av 15.1.0, pyarrow 26.0.1.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false, reportOptionalCall=false
+# frames and lost frames come through one iterator, and formats may lack a writer: a test knows which it is
 import hashlib
 import json
 import math

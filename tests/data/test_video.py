@@ -1,5 +1,7 @@
 from fractions import Fraction
 
+# pyright: reportAttributeAccessIssue=false, reportOptionalOperand=false, reportArgumentType=false
+# frames and lost frames come through one iterator, and formats may lack a writer: a test knows which it is
 import av
 import numpy as np
 import pytest

@@ -205,7 +205,8 @@ def record_episode(
     obs, info = env.reset(seed=seed)
     policy.start(0, seed)
     frames, seen = [render_frame(env)], [_flat(obs)]
-    actions, rewards, truth = [], [], [judge(info)]
+    actions: list[np.ndarray] = []
+    rewards, truth = [], [judge(info)]
     terminated = truncated = False
     while not (terminated or truncated) and len(actions) < MOST_STEPS:
         action = policy.act(_stack(obs))[0]
@@ -215,7 +216,7 @@ def record_episode(
         actions.append(np.atleast_1d(np.asarray(action, np.float32)))
         rewards.append(reward)
         truth.append(judge(info))
-    said = bare.instruction if task is not None and isinstance(getattr(bare, "instruction", None), str) else instruction
+    said = getattr(bare, "instruction", None) if task is not None else None  # how an environment of many words puts it
     recording = Recording(
         frames={str(getattr(bare, "camera", "main")): frames},
         observation=np.stack(seen),
@@ -223,7 +224,7 @@ def record_episode(
         reward=np.array(rewards, np.float32),
         terminated=bool(terminated),
         truncated=bool(truncated) or not terminated,
-        instruction=said,
+        instruction=said if isinstance(said, str) else instruction,
     )
     progress, success = np.array(truth, np.float64).T
     return recording, Truth(progress, success)

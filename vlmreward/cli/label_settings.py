@@ -89,7 +89,7 @@ def choose_camera(asked: Any, cameras: tuple[str, ...]) -> str:
     Raises:
         ConfigError: There is no such camera, none at all, or it was not said which of several.
     """
-    if not cameras:
+    if len(cameras) == 0:
         raise ConfigError("the dataset has no pictures: vlmreward inspect dataset=... tells what it holds")
     if asked is None:
         if len(cameras) > 1:

@@ -69,7 +69,7 @@ class EncodeShards:
             engine, plan = self._build()
             frames = next(iter(engine.run([plan.shards[number]], lambda count: None)))
         except VlmRewardError as e:
-            lost = {"shard": [number], "keys": [b""], "embeddings": [b""], "reasons": ["{}"]}
+            lost: dict[str, list[Any]] = {"shard": [number], "keys": [b""], "embeddings": [b""], "reasons": ["{}"]}
             return {**lost, "error": [json.dumps([type(e).__name__, str(e)])]}
         reasons = json.dumps({str(row): why for row, why in sorted(frames.reasons.items())})
         arrays = {"keys": [frames.keys.tobytes()], "embeddings": [frames.embeddings.tobytes()]}

@@ -1,5 +1,7 @@
 """Broken and hostile datasets: each is refused in one line, or opens and says what is wrong; nothing is written."""
 
+# pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
+# frames and lost frames come through one iterator, and formats may lack a writer: a test knows which it is
 import json
 import os
 import re

@@ -63,8 +63,7 @@ def row_groups_of(file: Any, episode_index: int) -> list[int]:
     found = []
     for group in range(file.metadata.num_row_groups):
         statistics = file.metadata.row_group(group).column(leaf).statistics
-        known = statistics is not None and statistics.has_min_max
-        if not known or statistics.min <= episode_index <= statistics.max:
+        if statistics is None or not statistics.has_min_max or statistics.min <= episode_index <= statistics.max:
             found.append(group)
     return found
 
