@@ -37,10 +37,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 def read(folder: WorkFolder, count: int) -> LabelRecord:
     records = [folder.read_labels(number) for number in range(count)]
     assert all(records)
-    joined = {
-        name: np.concatenate([getattr(r, name) for r in records]) for name in ("reward", "valid", "success", "progress")
-    }
-    return LabelRecord(**joined)
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(record, name) for record in records])
+
+    return LabelRecord(joined("reward"), joined("valid"), joined("success"), joined("progress"))
 
 
 def test_labels_are_the_rewards_of_the_frames(memory_dataset, make_job, tmp_path):
