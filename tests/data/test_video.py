@@ -124,7 +124,7 @@ def test_decoding_is_lazy(video, monkeypatch):
     from vlmreward.data import video as module
 
     to_rgb = module._to_rgb
-    monkeypatch.setattr(module, "_to_rgb", lambda p: decoded.append(p.pts) or to_rgb(p))
+    monkeypatch.setattr(module, "_to_rgb", lambda c, p: decoded.append(p.pts) or to_rgb(c, p))
     items = decode_span(video, 0.0, 5.0, 50, FPS)
     next(items)
     assert len(decoded) == 1
