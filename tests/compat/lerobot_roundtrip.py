@@ -20,13 +20,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vlmreward.data.dataset import Recording
 from vlmreward.data.labels import EpisodeLabels, Provenance
-from vlmreward.data.lerobot import FORMAT
+from vlmreward.data.lerobot import FORMAT, create_lerobot
 
 PACKAGE = "lerobot[dataset]==0.6.1"
 WITH_LEROBOT = Path(__file__).with_name("with_lerobot.py")
@@ -113,7 +114,7 @@ def check_labels(root, seen):
         for t in range(episode.rows):
             row = seen["rows"][place]
             if expected.valid[t]:
-                held_reward, held_progress = float(expected.reward[t]), float(expected.progress[t])
+                held_reward, held_progress = float(expected.reward[t]), t / episode.rows
             assert row["reward_vlm"] == held_reward
             assert row["reward_vlm_valid"] == bool(expected.valid[t])
             assert math.isclose(row["reward_vlm_progress"], held_progress, rel_tol=1e-6)
@@ -130,7 +131,7 @@ def check_labels(root, seen):
 
 def check_ours(python, root):
     """Write a dataset, label it, and load it with LeRobot."""
-    writer = FORMAT.create(root, fps=12.5, env_id="x", robot="arm")
+    writer = create_lerobot(root, fps=12.5, env_id="x", robot="arm")
     rng = np.random.default_rng(0)
     recordings = []
     for e, rows in enumerate(ROWS):
@@ -174,7 +175,8 @@ def check_theirs(python, root):
     assert [(e.rows, e.instruction) for e in dataset.episodes] == [(6, "task 0"), (9, "task 1")]
     place = 0
     for episode in dataset.episodes:
-        front, wrist = (list(dataset.frames(episode, camera)) for camera in ("front", "wrist"))
+        front: list[Any] = list(dataset.frames(episode, "front"))
+        wrist: list[Any] = list(dataset.frames(episode, "wrist"))
         seen = dataset.transitions(episode)
         for t in range(episode.rows):
             assert abs(float(front[t].mean()) - (20 + 8 * place)) < 3

@@ -68,10 +68,8 @@ def main():
     import torch
 
     found = load(Path(root), more[0] if more else None) if what == "load" else make(Path(root))
-    found["versions"] = {m.__name__: m.__version__ for m in (lerobot, torch, datasets)} | {
-        "python": sys.version.split()[0]
-    }
-    print(json.dumps(found))
+    versions = {m.__name__: m.__version__ for m in (lerobot, torch, datasets)} | {"python": sys.version.split()[0]}
+    print(json.dumps({**found, "versions": versions}))
 
 
 if __name__ == "__main__":

@@ -222,6 +222,7 @@ def _decode(av: ModuleType, container: Any, stream: Any, start_s: float) -> Iter
         raise DatasetError(f"can't go to {start_s:.3f} s: {_short(e)}") from e
     stream.codec_context.options = {"err_detect": "explode"}
     size = (stream.codec_context.height, stream.codec_context.width)
+    converter = av.video.reformatter.VideoReformatter()  # one for all pictures: half of the time went into making it
     packets = container.demux(stream)
     fault = ""
     while True:
@@ -251,11 +252,11 @@ def _decode(av: ModuleType, container: Any, stream: Any, start_s: float) -> Iter
             elif (picture.height, picture.width) != size:
                 yield time, Undecodable(f"size {picture.width}x{picture.height}, not {size[1]}x{size[0]} as before")
             else:
-                yield time, _to_rgb(picture)
+                yield time, _to_rgb(converter, picture)
 
 
-def _to_rgb(picture: Any) -> Frame:
-    rgb: Frame = picture.to_ndarray(format="rgb24")
+def _to_rgb(converter: Any, picture: Any) -> Frame:
+    rgb: Frame = converter.reformat(picture, format="rgb24").to_ndarray()
     turns = int(picture.rotation) // 90 if picture.rotation else 0  # phones store pictures lying on their side
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 

@@ -5,6 +5,7 @@
 import json
 import os
 import re
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +59,8 @@ def column(name, key, values=None, row=None, kind=None):
             table = table.remove_column(place)
         else:
             old = table[key].to_pylist()
-            new = values(old) if values else [row[1] if i == row[0] else v for i, v in enumerate(old)]
+            number, value = row or (None, None)
+            new = values(old) if values else [value if i == number else v for i, v in enumerate(old)]
             table = table.set_column(place, key, pa.array(new, kind or table.schema.field(key).type))
         pq.write_table(table, root / name)
 
@@ -388,6 +390,6 @@ def test_hostile_picture_paths_stay_inside(build_v30):
     stored = [{"bytes": None, "path": p} for p in ("../secret.png", "/etc/passwd", "meta/info.json", "no.png", "a\0b")]
     column(LAST, "observation.image", values=lambda v: stored)(root)
     dataset = FORMAT.open(root)
-    items = list(dataset.frames(dataset.episodes[2], "observation.image"))
+    items: list[Any] = list(dataset.frames(dataset.episodes[2], "observation.image"))
     assert all(isinstance(x, Undecodable) for x in items)
     assert ["leads out" in x.reason for x in items] == [True, True, False, False, True]

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # frames and lost frames come through one iterator, and formats may lack a writer: a test knows which it is
@@ -42,7 +43,7 @@ def test_pictures_are_those_of_the_episode(version, request, greys):
     dataset = FORMAT.open(request.getfixturevalue(f"build_{version}")())
     for episode, start in zip(dataset.episodes, STARTS, strict=True):
         for camera in ("front", "observation.images.front"):
-            frames = list(dataset.frames(episode, camera))
+            frames: list[Any] = list(dataset.frames(episode, camera))
             assert means(frames) == pytest.approx(greys(start, start + episode.rows), abs=3)
             assert frames[0].shape == (32, 48, 3)
 
@@ -52,7 +53,7 @@ def test_pictures_in_data_files_are_exact(build_v30, greys, one_group):
     dataset = FORMAT.open(build_v30(images=True, video=False, one_group=one_group))
     assert dataset.cameras == ("observation.image",)
     for episode, start in zip(dataset.episodes, STARTS, strict=True):
-        frames = list(dataset.frames(episode, "observation.image"))
+        frames: list[Any] = list(dataset.frames(episode, "observation.image"))
         assert means(frames) == greys(start, start + episode.rows)
         assert frames[0].dtype == np.uint8
     assert dataset.problems() == []
@@ -72,6 +73,7 @@ def test_transitions_are_the_rows(version, request):
     assert found.terminated.tolist() == [False] * 11 + [True]
     assert not found.truncated.any()
     for values in (found.observation, found.action, found.reward):
+        assert values is not None
         assert values.dtype == np.float32
 
 

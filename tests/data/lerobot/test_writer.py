@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlmreward.data.dataset import Recording
-from vlmreward.data.lerobot import FORMAT
+from vlmreward.data.lerobot import FORMAT, create_lerobot
 from vlmreward.data.video import probe
 from vlmreward.errors import ConfigError, DatasetError
 
@@ -17,6 +17,10 @@ FPS = 12.5
 def pictures(episode, rows, size=(32, 64)):
     """T + 1 pictures whose grey tells episode and place."""
     return (np.full((*size, 3), 20 + 60 * episode + 4 * t, np.uint8) for t in range(rows + 1))
+
+
+def means(items):
+    return [float(x.mean()) for x in items]
 
 
 def recording(episode, rows, **parts):
@@ -40,7 +44,7 @@ ROWS = (9, 4, 13)
 
 @pytest.fixture
 def written(tmp_path):
-    writer = FORMAT.create(tmp_path / "new", fps=FPS, env_id="vlmreward/Push-v0", robot="arm")
+    writer = create_lerobot(tmp_path / "new", fps=FPS, env_id="vlmreward/Push-v0", robot="arm")
     for episode, rows in enumerate(ROWS):
         writer.add(recording(episode, rows))
     assert not FORMAT.recognises(tmp_path / "new")
@@ -59,7 +63,7 @@ def test_what_was_written_is_read_again(written):
         assert episode.instruction == given.instruction
         assert episode.success == given.success
         for camera in dataset.cameras:
-            found = [float(x.mean()) for x in dataset.frames(episode, camera)]
+            found = means(dataset.frames(episode, camera))
             assert found == pytest.approx([20 + 60 * e + 4 * t for t in range(rows)], abs=2)
         seen = dataset.transitions(episode)
         np.testing.assert_array_equal(seen.observation[:-1], given.observation[:-1])
@@ -71,7 +75,7 @@ def test_what_was_written_is_read_again(written):
 
 
 def test_both_ends_at_once_are_kept_apart(tmp_path):
-    writer = FORMAT.create(tmp_path / "new", fps=10)
+    writer = create_lerobot(tmp_path / "new", fps=10)
     writer.add(recording(0, 4, terminated=True, truncated=True))
     writer.finish()
     dataset = FORMAT.open(tmp_path / "new")
@@ -134,7 +138,7 @@ def test_files_begin_anew_when_large(tmp_path, monkeypatch):
     monkeypatch.setattr("vlmreward.data.lerobot.video_file.VIDEO_MB", 0)
     monkeypatch.setattr("vlmreward.data.lerobot.writer.CHUNKS_SIZE", 2)
     monkeypatch.setattr("vlmreward.data.lerobot.video_file.CHUNKS_SIZE", 2)
-    writer = FORMAT.create(tmp_path / "new", fps=10)
+    writer = create_lerobot(tmp_path / "new", fps=10)
     for episode in range(3):
         writer.add(recording(episode, 5))
     writer.finish()
@@ -142,12 +146,12 @@ def test_files_begin_anew_when_large(tmp_path, monkeypatch):
     assert (tmp_path / "new/videos/observation.images.wrist/chunk-001/file-000.mp4").is_file()
     dataset = FORMAT.open(tmp_path / "new")
     assert dataset.problems() == []
-    found = [float(next(iter(dataset.frames(e, "front"))).mean()) for e in dataset.episodes]
+    found = means(next(iter(dataset.frames(e, "front"))) for e in dataset.episodes)
     assert found == pytest.approx([20, 80, 140], abs=2)
 
 
 def test_codec_can_be_chosen(tmp_path):
-    writer = FORMAT.create(tmp_path / "new", fps=10, codec="libsvtav1", codec_options={"crf": "30", "preset": "12"})
+    writer = create_lerobot(tmp_path / "new", fps=10, codec="libsvtav1", codec_options={"crf": "30", "preset": "12"})
     writer.add(recording(0, 5, frames={"front": pictures(0, 5, (64, 64))}))
     writer.finish()
     path = tmp_path / "new/videos/observation.images.front/chunk-000/file-000.mp4"
@@ -155,12 +159,12 @@ def test_codec_can_be_chosen(tmp_path):
     info = json.loads((tmp_path / "new/meta/info.json").read_text())
     assert info["features"]["observation.images.front"]["info"]["video.codec"] == "av1"
     dataset = FORMAT.open(tmp_path / "new")
-    found = [float(x.mean()) for x in dataset.frames(dataset.episodes[0], "front")]
+    found = means(dataset.frames(dataset.episodes[0], "front"))
     assert found == pytest.approx([20, 24, 28, 32, 36], abs=3)
 
 
 def test_without_cameras_rewards_or_observation(tmp_path):
-    writer = FORMAT.create(tmp_path / "new", fps=10)
+    writer = create_lerobot(tmp_path / "new", fps=10)
     writer.add(recording(0, 5, frames={}, reward=None, observation=np.zeros((6, 0)), success=None))
     writer.finish()
     dataset = FORMAT.open(tmp_path / "new")
@@ -188,20 +192,20 @@ def test_without_cameras_rewards_or_observation(tmp_path):
     ],
 )
 def test_episodes_unlike_the_first_are_refused(tmp_path, parts, match):
-    writer = FORMAT.create(tmp_path / "new", fps=10)
+    writer = create_lerobot(tmp_path / "new", fps=10)
     writer.add(recording(0, 5))
     with pytest.raises(ConfigError, match=match):
         writer.add(recording(1, 5, **parts))
 
 
 def test_odd_sizes_are_refused(tmp_path):
-    writer = FORMAT.create(tmp_path / "new", fps=10)
+    writer = create_lerobot(tmp_path / "new", fps=10)
     with pytest.raises(ConfigError, match="even sizes"):
         writer.add(recording(0, 5, frames={"front": pictures(0, 5, (33, 64))}))
 
 
 def test_a_dataset_whose_episode_failed_half_way_is_never_finished(tmp_path):
-    writer = FORMAT.create(tmp_path / "new", fps=10)
+    writer = create_lerobot(tmp_path / "new", fps=10)
     writer.add(recording(0, 5))
     with pytest.raises(ConfigError):
         writer.add(recording(1, 5, frames={"front": pictures(0, 5), "wrist": pictures(0, 3, (16, 16))}))
@@ -216,10 +220,10 @@ def test_folders_that_hold_something_are_refused(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old/file").touch()
     with pytest.raises(DatasetError, match="not empty"):
-        FORMAT.create(tmp_path / "old", fps=10)
+        create_lerobot(tmp_path / "old", fps=10)
     with pytest.raises(ConfigError, match="holds no episode"):
-        FORMAT.create(tmp_path / "empty", fps=10).finish()
+        create_lerobot(tmp_path / "empty", fps=10).finish()
     with pytest.raises(ConfigError, match="fps"):
-        FORMAT.create(tmp_path / "other", fps=0)
+        create_lerobot(tmp_path / "other", fps=0)
     with pytest.raises(ConfigError, match="codec"):
-        FORMAT.create(tmp_path / "other", fps=10, codec="none such")
+        create_lerobot(tmp_path / "other", fps=10, codec="none such")

@@ -62,8 +62,9 @@ def row_groups_of(file: Any, episode_index: int) -> list[int]:
     leaf = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path == "episode_index")
     found = []
     for group in range(file.metadata.num_row_groups):
-        statistics = file.metadata.row_group(group).column(leaf).statistics
-        if statistics is None or not statistics.has_min_max or statistics.min <= episode_index <= statistics.max:
+        statistics: Any = file.metadata.row_group(group).column(leaf).statistics
+        bounds = (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else None
+        if bounds is None or bounds[0] <= episode_index <= bounds[1]:
             found.append(group)
     return found
 
