@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collect": ("vlmreward.cli.collect", "record episodes of an environment as a dataset"),
     "label": ("vlmreward.cli.label", "write rewards into a dataset of recorded episodes"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
+    "inspect": ("vlmreward.cli.inspect_dataset", "show what a dataset of recorded episodes holds"),
     "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
