@@ -25,7 +25,7 @@ from vlmreward.envs.mujoco.tabletop.goals import holds, progress
 from vlmreward.envs.mujoco.tabletop.layouts import SPLITS, make_rng, sample_layout, sample_look
 from vlmreward.envs.mujoco.tabletop.model import TIME_STEP
 from vlmreward.envs.mujoco.tabletop.scene import TabletopScene
-from vlmreward.envs.mujoco.tabletop.state import State, check_state, read_state, write_state
+from vlmreward.envs.mujoco.tabletop.state import State, check_state, empty_state, read_state, write_state
 from vlmreward.envs.mujoco.tabletop.states import sample_states, state_at, way
 from vlmreward.envs.mujoco.tabletop.tasks import GOALS, HOLD_SECONDS, TASKS, instructions
 from vlmreward.envs.task import HoldCounter, Task, find_task
@@ -51,8 +51,8 @@ class TabletopEnv(gym.Env):
     ## Description
     On the table lie four cubes (red, blue, green, yellow; 5 cm) and two flat targets (green, white); there is a bin on
     the right and a cabinet with a drawer on the left. All of them are there in every episode: what a task doesn't name
-    distracts. The gripper moves along x, y and z and has two fingers; it does not turn. The arm that carries it is drawn
-    and has no physics.
+    distracts. The gripper moves along x, y and z and has two fingers; it does not turn. The arm that carries it is
+    drawn and has no physics.
 
     | task | goal |
     |---|---|
@@ -109,9 +109,9 @@ class TabletopEnv(gym.Env):
     |---|---|
     | `seen` | for training |
     | `unseen` | the same distribution, other starts |
-    | `new_colours` | purple, orange, turquoise and pink cubes, black and brown targets, another table; the instruction says so |
-    | `new_positions` | what the task names lies in strips where nothing lies otherwise; gripper, bin and drawer start elsewhere |
-    | `moved_camera` | the camera stands 12 to 28 degrees to the side, up to 10 degrees higher or lower, and nearer or farther |
+    | `new_colours` | other cubes, targets and table (purple, orange, turquoise, pink; black, brown), said in the instruction |
+    | `new_positions` | what the task names lies where nothing lies otherwise; gripper, bin, drawer start elsewhere |
+    | `moved_camera` | the camera stands 12 to 28 degrees aside, up to 10 degrees higher or lower, nearer or farther |
 
     ## Instructions
     `info["instruction"]` is the sentence that asks for the task. `instruction="goal"` gives the one above,
@@ -177,7 +177,7 @@ class TabletopEnv(gym.Env):
         self.dt = TIME_STEP * FRAME_SKIP
         self._proprio_only, self._say = observe == "proprio", instruction
         self._instruction = ""
-        self._state = self._facts = None
+        self._state, self._facts = empty_state(), dict[str, float]()
         self._hold = HoldCounter(HOLD_SECONDS, self.dt)
         self._drawn = False
         self.set_state(sample_layout(np.random.default_rng(0)))

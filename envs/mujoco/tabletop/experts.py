@@ -19,9 +19,10 @@ from vlmreward.envs.task import find_task
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
 
-
 _AIM_ERROR = 0.008  # m, spread of where it aims, at a noise of 1
 _KEEP = 0.85  # share of the last action that a random one keeps
+# about how many steps the expert needs for a kind of goal: those who give up do it before
+_STEPS = {"push": 34, "lift": 18, "bin": 40, "stack": 34, "touch": 8, "open": 28, "close": 25}
 _MISS = (0.045, 0.07)  # m, by which a failed attempt misses
 
 
@@ -45,8 +46,8 @@ class Expert:
         noise: Standard deviation of what is added to each action, 1 being the largest action; the places that are
             aimed at are off by 8 mm times this.
         rng: Source of the noise and of flaws.
-        flaw: Draws what goes wrong in an episode, given the task's goal: a goal (perhaps another one), a flaw, and after how
-            many steps to stop, or None.
+        flaw: Draws what goes wrong in an episode, given the task's goal: a goal (perhaps another one), a flaw, and
+            after how many steps to give up, or None.
 
     Raises:
         UnknownNameError: There is no such task.
@@ -66,8 +67,8 @@ class Expert:
         self.task, self.noise = task, noise
         self._rng = rng if rng is not None else np.random.default_rng(0)
         self._flaw = flaw
+        self._hand: Hand | None = None
         self._script: Iterator[Action] = iter(())
-        self._grip = 0.0
         self._left: int | None = None
 
     def reset(self, env: Any) -> None:
@@ -79,19 +80,22 @@ class Expert:
         elif self.noise:
             x, y = self._rng.normal(0.0, _AIM_ERROR * self.noise, 2)
             flaw = Flaw(aside=(float(x), float(y)))
-        self._script = Hand(unwrap(env), goal, flaw).actions()
-        self._grip = 0.0
+        self._hand = Hand(unwrap(env), goal, flaw)
+        self._script = self._hand.actions()
 
     def act(self, env: Any) -> Action:
-        """Return the next action; none of movement once the script is at its end."""
-        action = None
-        if self._left != 0:
-            action = next(self._script, None)
-        if self._left:
+        """Return the next action; once the script is through, one that stays.
+
+        Raises:
+            ConfigError: The episode was not begun with :meth:`reset`.
+        """
+        if self._hand is None:
+            raise ConfigError("call reset(env) of the policy before its first action")
+        if self._left is not None:
+            if self._left == 0:  # gives up
+                self._script = self._hand.stay()
             self._left -= 1
-        if action is None:
-            action = np.array((0.0, 0.0, 0.0, self._grip), np.float32)
-        self._grip = float(action[3])
+        action = next(self._script)
         if self.noise:
             action[:3] += self._rng.normal(0.0, self.noise, 3)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
@@ -140,7 +144,7 @@ def make_expert(task: str, noise: float = 0.0, rng: np.random.Generator | None =
 
 def _noisy(task: str, rng: np.random.Generator) -> Policy:
     """Return an expert whose hand trembles, more or less."""
-    return Expert(task, float(rng.uniform(0.3, 1.0)), rng)
+    return Expert(task, float(rng.uniform(0.2, 0.8)), rng)
 
 
 def _failed(task: str, rng: np.random.Generator) -> Policy:
@@ -161,14 +165,14 @@ def _draw_failure(goal: Goal, rng: np.random.Generator) -> tuple[Goal, Flaw, int
         kinds.append("drop")
     kind = kinds[int(rng.integers(len(kinds)))]
     if kind == "miss":
-        angle, off = rng.uniform(0, 2 * np.pi), rng.uniform(*_MISS)
+        x, y = rng.choice((-1, 1), 2) * rng.uniform(*_MISS, 2)  # along both axes: a push along one misses too
         if goal.kind in ("open", "close"):  # the cabinet is wide: only well beside it is a miss
-            return goal, Flaw(aside=(float(0.10 + off / 2), 0.0)), None
-        return goal, Flaw(aside=(float(off * np.cos(angle)), float(off * np.sin(angle)))), None
+            x, y = 0.10 + abs(x) / 2, 0.0
+        return goal, Flaw(aside=(float(x), float(y))), None
     if kind == "give up":
-        return goal, Flaw(), int(rng.integers(5, 18))
+        return goal, Flaw(), int(_STEPS[goal.kind] * rng.uniform(0.2, 0.7))
     if kind == "drop":
-        return goal, Flaw(drop=float(rng.uniform(0.2, 0.7))), None
+        return goal, Flaw(drop=float(rng.uniform(0.1, 0.5))), None
     return _wrong(goal, rng), Flaw(), None
 
 

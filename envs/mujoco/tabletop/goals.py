@@ -25,8 +25,8 @@ ON_CUBE, ON_CUBE_HEIGHT = 0.022, 0.01  # m, of the upper cube from above the mid
 DRAWER_OPEN, DRAWER_CLOSED = 0.08, 0.008  # m
 TOUCHING = 0.004  # m
 _LYING = CUBE_HALF + 0.01  # m, highest middle of a cube that lies on the table
-_NEAR = 0.35  # m, from where coming near counts
-_FAR = 0.40  # m, from where carrying and pushing counts
+_NEAR, _NEAR_TOUCH = 0.35, 0.25  # m, from where coming near counts
+_FAR = {"push": 0.25, "bin": 0.40, "stack": 0.40}  # m, from where pushing and carrying counts
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def holds(goal: Goal, facts: Facts) -> bool:
     if held:
         return False
     if kind == "push":
-        return z <= _LYING and _offset(goal, facts) <= ON_TARGET
+        return z <= _LYING and offset(goal, facts) <= ON_TARGET
     if kind == "bin":
         return z <= BIN_DEPTH and _over_bin(goal.cube, facts)
-    return _offset(goal, facts) <= ON_CUBE and abs(z - facts[f"{goal.onto}_z"] - 2 * CUBE_HALF) <= ON_CUBE_HEIGHT
+    return offset(goal, facts) <= ON_CUBE and abs(z - facts[f"{goal.onto}_z"] - 2 * CUBE_HALF) <= ON_CUBE_HEIGHT
 
 
 def progress(goal: Goal, facts: Facts) -> float:
@@ -88,13 +88,13 @@ def progress(goal: Goal, facts: Facts) -> float:
         return 1.0
     kind = goal.kind
     if kind == "touch":
-        return 0.95 * _closeness(facts[f"{goal.cube}_touch"], _NEAR)
+        return 0.95 * _closeness(facts[f"{goal.cube}_touch"], _NEAR_TOUCH)
     if kind in ("open", "close"):
         way = facts["drawer_open"] / DRAWER_OPEN
         done = min(1.0, way) if kind == "open" else max(0.0, 1.0 - facts["drawer_open"] / 0.10)
         return _moved(done, _near_handle(facts))
     if kind == "push":
-        return _moved(_closeness(_offset(goal, facts) - ON_TARGET, _FAR), _near_cube(goal.cube, facts))
+        return _moved(_closeness(offset(goal, facts) - ON_TARGET, _FAR[kind]), _near_cube(goal.cube, facts))
     return _carried(goal, facts)
 
 
@@ -110,9 +110,9 @@ def _carried(goal: Goal, facts: Facts) -> float:
         return 0.4 + 0.55 * height
     if goal.kind == "stack":
         above = z - facts[f"{goal.onto}_z"] - 2 * CUBE_HALF
-        if _offset(goal, facts) <= ON_CUBE and abs(above) <= 2 * ON_CUBE_HEIGHT:
+        if offset(goal, facts) <= ON_CUBE and abs(above) <= 2 * ON_CUBE_HEIGHT:
             return 0.9
-    return 0.4 + 0.15 * height + 0.3 * height * _closeness(_offset(goal, facts), _FAR)
+    return 0.4 + 0.15 * height + 0.3 * height * _closeness(offset(goal, facts), _FAR[goal.kind])
 
 
 def _moved(done: float, near: float) -> float:
@@ -120,7 +120,7 @@ def _moved(done: float, near: float) -> float:
     return 0.95 * (done + 0.25 * near * (1.0 - done))
 
 
-def _offset(goal: Goal, facts: Facts) -> float:
+def offset(goal: Goal, facts: Facts) -> float:
     """Return the distance, seen from above, of the cube from where it belongs, in metres."""
     place = {"push": f"{goal.onto}_target", "stack": goal.onto, "bin": "bin"}[goal.kind]
     return math.hypot(facts[f"{goal.cube}_x"] - facts[f"{place}_x"], facts[f"{goal.cube}_y"] - facts[f"{place}_y"])

@@ -1,8 +1,8 @@
 """Where things are when an episode starts, in five splits that share no start.
 
 Each split draws from a stream of random numbers of its own, so a start of one is never a start of another, whatever
-the seeds. Three of them differ in kind too: other colours (and other colours in the instruction), places that the first two
-never use, or a camera that stands elsewhere.
+the seeds. Three of them differ in kind too: other colours (in the instruction as well), places that the first two never
+use, or a camera that stands elsewhere.
 """
 
 from __future__ import annotations

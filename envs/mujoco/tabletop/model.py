@@ -80,6 +80,7 @@ def model_xml() -> str:
     <geom name="table" type="box" size="0.45 0.34 0.02" pos="0 0.06 -0.02" {_DRAWN}/>
     <geom name="arm_base" type="cylinder" size="0.05 0.08" pos="{ARM_BASE[0]} {ARM_BASE[1]} {ARM_BASE[2] - 0.08}"
       {_DRAWN}/>
+    <geom name="shoulder" type="sphere" size="0.052" pos="{ARM_BASE[0]} {ARM_BASE[1]} {ARM_BASE[2]}" {_DRAWN}/>
     {_arm()}
     {_gripper()}
     {_cabinet()}

@@ -40,7 +40,7 @@ COLOURS: dict[str, Colour] = {
     "brown": (0.36, 0.19, 0.08),
 }
 CAMERAS = ("front", "top", "wrist")
-FRONT = Camera(distance=0.84, lookat=(0.0, 0.01, 0.02), azimuth=90.0, elevation=-48.0)
+FRONT = Camera(distance=0.81, lookat=(0.0, 0.03, 0.02), azimuth=90.0, elevation=-53.0)
 TOP = Camera(distance=0.88, lookat=(0.0, 0.0, 0.0), azimuth=90.0, elevation=-89.9)
 WRIST = Camera(distance=0.26, lookat=(0.0, 0.0, 0.0), azimuth=90.0, elevation=-50.0)  # about the point of the gripper
 
@@ -143,14 +143,13 @@ class TabletopScene:
         """Take on a look."""
         self.look = look
         model = self.model
-        plain: dict[str, Colour] = {
-            "table": look.table, "floor": look.floor, "wall": look.wall, "arm_base": look.arm, "upper_arm": look.arm,
-            "forearm": look.arm, "wrist": look.arm, "palm": look.gripper, "left_finger": look.gripper,
-            "right_finger": look.gripper, "handle": _HANDLE, "stalk": _HANDLE,
-        }  # fmt: skip
-        plain |= {name: look.cabinet for name in ("cabinet_left", "cabinet_right", "cabinet_top", "cabinet_back")}
-        plain |= {f"drawer_{part}": look.drawer for part in ("front", "floor", "left", "right", "back")}
-        plain |= {f"bin_{part}": look.bin for part in ("left", "right", "front", "back")}
+        plain: dict[str, Colour] = {"table": look.table, "floor": look.floor, "wall": look.wall}
+        plain |= dict.fromkeys(("arm_base", "shoulder", "upper_arm", "forearm", "wrist"), look.arm)
+        plain |= dict.fromkeys(("palm", "left_finger", "right_finger"), look.gripper)
+        plain |= dict.fromkeys(("handle", "stalk"), _HANDLE)
+        plain |= dict.fromkeys((f"cabinet_{part}" for part in ("left", "right", "top", "back")), look.cabinet)
+        plain |= dict.fromkeys((f"drawer_{part}" for part in ("front", "floor", "left", "right", "back")), look.drawer)
+        plain |= dict.fromkeys((f"bin_{part}" for part in ("left", "right", "front", "back")), look.bin)
         plain["bin_floor"] = _clip(0.6 * np.asarray(look.bin))
         drawn = [f"{role}_cube" for role in CUBES] + [f"{role}_target" for role in TARGETS]
         for name, colour, shade in zip(drawn, (*look.cubes, *look.targets), look.shades, strict=True):
@@ -245,9 +244,12 @@ def random_look(rng: np.random.Generator) -> Look:
         (float(r), float(g), float(b)) for r, g, b in rng.uniform(-0.08, 0.08, (len(CUBES) + len(TARGETS), 3))
     )
     default = DEFAULT_LOOK
+    grey = _clip(min(light, 0.65) + rng.uniform(-0.12, 0.12, 3))  # not so bright that a white target is lost on it
     return Look(
         shades=shades,
-        table=_clip(light + rng.uniform(-0.12, 0.12, 3)) if rng.random() < 0.5 else near(default.table, 0.15),
+        table=_clip(min(light, 0.65) + rng.uniform(-0.12, 0.12, 3))
+        if rng.random() < 0.5
+        else near(default.table, 0.15),
         floor=near((light, light, light), 0.2),
         wall=near((light, light, light), 0.2),
         cabinet=near(default.cabinet, 0.15),

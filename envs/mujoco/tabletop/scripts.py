@@ -19,7 +19,7 @@ from vlmreward.envs.mujoco.tabletop.constants import (
     target_slice,
 )
 from vlmreward.envs.mujoco.tabletop.env import MAX_DELTA, TabletopEnv
-from vlmreward.envs.mujoco.tabletop.goals import LIFTED, TOUCHING, Goal, holds
+from vlmreward.envs.mujoco.tabletop.goals import LIFTED, ON_TARGET, TOUCHING, Goal, holds, offset
 from vlmreward.envs.mujoco.tabletop.layouts import free_orders
 
 Action = npt.NDArray[np.float32]
@@ -31,6 +31,7 @@ _NEAR = 0.006  # m, that counts as having arrived
 _TRAVEL = 0.115  # m, height at which the gripper moves over things
 _BEHIND = CUBE_HALF + 0.013 + 0.016  # m, from the middle of a cube to where a push begins
 _LEG_END = 0.005  # m, that a push may stop short
+_OFF_MIDDLE = 0.008  # m, from the middle of a cube's side, that it may be pushed at
 _FINGER_TOP = FINGER_HALF[2] - 0.012  # m, from the gripper's point down to the tips
 
 
@@ -63,13 +64,20 @@ class Hand:
         self._grip = OPEN
 
     def actions(self) -> Iterator[Action]:
-        """Yield actions until the goal is done, as far as the script can tell."""
+        """Yield the actions of an episode without end: once the script is through, the gripper stays where it is."""
         kind = self._goal.kind
         scripts = {"push": self._push, "touch": self._touch, "open": self._open, "close": self._close}
         for _ in range(3):  # what slipped is tried again
             yield from scripts.get(kind, self._carry)()
             if self._flaw != Flaw() or holds(self._goal, self._facts):
-                return
+                break
+        yield from self.stay()
+
+    def stay(self) -> Iterator[Action]:
+        """Yield actions that keep the gripper where it is now, without end."""
+        place = self._env.state[:3]
+        while True:
+            yield self._act(_GAIN * (place - self._env.state[:3]))
 
     @property
     def _facts(self) -> dict[str, float]:
@@ -150,30 +158,37 @@ class Hand:
         cube, target = CUBES.index(goal.cube), TARGETS.index(goal.onto)
         self._grip = CLOSED
         order = (free_orders(self._env.state, cube, target) or ["xy"])[0]
-        for number, axis in enumerate(order):
-            yield from self._push_along("xy".index(axis), target, short=self._flaw.short if number else 0.0)
+        for axis in order:
+            if not self._is_short():
+                yield from self._push_along("xy".index(axis), target)
 
-    def _push_along(self, axis: int, target: int, short: float) -> Iterator[Action]:
+    def _is_short(self) -> bool:
+        """Return whether a flawed push is as near to its target as it goes: 1 to 3 cm short of what counts."""
+        return bool(self._flaw.short) and offset(self._goal, self._facts) <= ON_TARGET + 0.01 + 0.02 * self._flaw.short
+
+    def _push_along(self, axis: int, target: int) -> Iterator[Action]:
         cube = self._cube(self._goal.cube)
         goal = self._env.state[target_slice(target)][axis]
         way = goal - cube[axis]
         if abs(way) < _LEG_END:
             return
         sign = float(np.sign(way))
-        goal -= short * way
         yield from self._rise()
         behind = self._beside(cube, axis, -sign * _BEHIND)
         yield from self._move((behind[0], behind[1], _TRAVEL), near=0.012)
         behind = self._beside(self._cube(self._goal.cube), axis, -sign * _BEHIND)
         yield from self._move((behind[0], behind[1], CUBE_HALF), near=0.008)
+        across = 1 - axis
+        line = self._cube(self._goal.cube)[across]
         for _ in range(45):
             cube = self._cube(self._goal.cube)
             left = sign * (goal - cube[axis])
-            if left < _LEG_END:
+            if left < _LEG_END or self._is_short():
                 break
             here = self._env.state[:3]
-            aim = self._beside(cube, axis, 0.0)
-            move = np.append(aim, CUBE_HALF) - here
+            move = np.append(self._aim(cube[0], cube[1]), CUBE_HALF) - here
+            # friction drags the cube along sideways: steer it back to the line, and never leave its middle
+            move[across] = np.clip(line - cube[across], move[across] - _OFF_MIDDLE, move[across] + _OFF_MIDDLE)
             move[axis] = sign * min(0.014, max(0.003, 0.35 * left))
             yield self._act(move)
         here = self._env.state[:3]

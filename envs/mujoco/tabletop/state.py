@@ -12,7 +12,6 @@ from vlmreward.envs.mujoco.tabletop.constants import (
     BIN,
     CUBE_HALF,
     CUBE_SIZE,
-    CUBES,
     CUBES_START,
     FINGER_CLOSED,
     FINGER_OPEN,

@@ -35,43 +35,55 @@ _DONE_SHARE = 0.35  # of the states on a way, those at its end
 _RANDOM_SHARE = 0.4  # of the states of a task, those on the way to something else
 
 
-def way(goal: Goal, start: State) -> list[State]:
-    """Return the states that a careful hand would pass through from a start to a goal, the start first."""
-    keys = [start.copy()]
+class _Keys(list[State]):
+    """States one after the other, each made from the one before."""
 
-    def add(gripper: tuple[float, float, float] | None = None, closed: bool | None = None, width: float = 0.0) -> State:
-        state = keys[-1].copy()
+    def add(
+        self, gripper: tuple[float, float, float] | None = None, closed: bool | None = None, width: float = 0.0
+    ) -> State:
+        """Append a state in which the gripper is elsewhere, or its fingers are, and return it.
+
+        Args:
+            gripper: Place of the gripper; None leaves it.
+            closed: What the gripper is told; None leaves the fingers.
+            width: Place of each finger, in metres from the middle.
+        """
+        state = self[-1].copy()
         if gripper is not None:
             state[GRIPPER] = gripper
         if closed is not None:
             state[GRIP], state[FINGERS] = float(not closed), width
-        keys.append(state)
+        self.append(state)
         return state
 
+
+def way(goal: Goal, start: State) -> list[State]:
+    """Return the states that a careful hand would pass through from a start to a goal, the start first."""
+    keys = _Keys([start.copy()])
     if goal.kind in ("open", "close"):
-        _drawer_way(goal, start, add)
+        _drawer_way(goal, start, keys)
     elif goal.kind == "push":
-        _push_way(goal, start, add)
+        _push_way(goal, start, keys)
     else:
-        _cube_way(goal, start, add)
+        _cube_way(goal, start, keys)
     return keys
 
 
-def _cube_way(goal: Goal, start: State, add) -> None:
+def _cube_way(goal: Goal, start: State, keys: _Keys) -> None:
     """Touch a cube, or grasp it, lift it, carry it and let it go."""
     number = CUBES.index(goal.cube)
     cube = cube_slice(number)
     x, y, z = (float(v) for v in start[cube])
-    add((x, y, _UP))
+    keys.add((x, y, _UP))
     if goal.kind == "touch":
-        add(closed=True, width=FINGER_CLOSED)
-        add((x, y, z + CUBE_HALF + FINGER_HALF[2] - 0.012))
+        keys.add(closed=True, width=FINGER_CLOSED)
+        keys.add((x, y, z + CUBE_HALF + FINGER_HALF[2] - 0.012))
         return
-    add((x, y, z))
-    grasped = add(closed=True, width=CUBE_HALF)
+    keys.add((x, y, z))
+    grasped = keys.add(closed=True, width=CUBE_HALF)
     orientation = slice(CUBES_START + CUBE_SIZE * number + 3, CUBES_START + CUBE_SIZE * (number + 1))
     grasped[orientation] = 1.0, 0.0, 0.0, 0.0  # the fingers turn it straight
-    _carry(add((x, y, _UP)), cube)
+    _carry(keys.add((x, y, _UP)), cube)
     if goal.kind == "lift":
         return
     if goal.kind == "bin":
@@ -80,47 +92,47 @@ def _cube_way(goal: Goal, start: State, add) -> None:
         to_x, to_y, below = (float(v) for v in start[cube_slice(CUBES.index(goal.onto))])
         release = rest = below + 2 * CUBE_HALF
     for height in (_UP, release):
-        _carry(add((to_x, to_y, height)), cube)
-    add(closed=False, width=0.042)
-    add((to_x, to_y, _UP + 0.03))[cube] = to_x, to_y, rest
+        _carry(keys.add((to_x, to_y, height)), cube)
+    keys.add(closed=False, width=0.042)
+    keys.add((to_x, to_y, _UP + 0.03))[cube] = to_x, to_y, rest
 
 
 def _carry(state: State, cube: slice) -> None:
     state[cube] = state[GRIPPER]
 
 
-def _push_way(goal: Goal, start: State, add) -> None:
+def _push_way(goal: Goal, start: State, keys: _Keys) -> None:
     """Go behind a cube and push it straight to its target."""
     cube = cube_slice(CUBES.index(goal.cube))
     here, there = start[cube][:2], start[target_slice(TARGETS.index(goal.onto))]
     along = (there - here) / max(1e-6, float(np.linalg.norm(there - here)))
     behind = here - 0.045 * along
     last = there - 0.045 * along
-    add((float(behind[0]), float(behind[1]), _UP))
-    add(closed=True, width=FINGER_CLOSED)
-    add((float(behind[0]), float(behind[1]), CUBE_HALF))
-    add((float(last[0]), float(last[1]), CUBE_HALF))[cube] = there[0], there[1], CUBE_HALF
-    add((float(last[0]), float(last[1]), _UP))
+    keys.add((float(behind[0]), float(behind[1]), _UP))
+    keys.add(closed=True, width=FINGER_CLOSED)
+    keys.add((float(behind[0]), float(behind[1]), CUBE_HALF))
+    keys.add((float(last[0]), float(last[1]), CUBE_HALF))[cube] = there[0], there[1], CUBE_HALF
+    keys.add((float(last[0]), float(last[1]), _UP))
 
 
-def _drawer_way(goal: Goal, start: State, add) -> None:
+def _drawer_way(goal: Goal, start: State, keys: _Keys) -> None:
     """Pull the drawer open by its handle, or push it shut with the closed gripper."""
     handle = CABINET_FRONT - HANDLE_REACH + 0.009
     y = handle - float(start[DRAWER])
     if goal.kind == "open":
         end = DRAWER_TRAVEL
-        add((CABINET_X, y, _UP))
-        add((CABINET_X, y, HANDLE_Z))
-        add(closed=True, width=0.009)
-        add((CABINET_X, handle - end, HANDLE_Z))[DRAWER] = end
-        add(closed=False, width=0.042)
-        add((CABINET_X, handle - end, _UP))
+        keys.add((CABINET_X, y, _UP))
+        keys.add((CABINET_X, y, HANDLE_Z))
+        keys.add(closed=True, width=0.009)
+        keys.add((CABINET_X, handle - end, HANDLE_Z))[DRAWER] = end
+        keys.add(closed=False, width=0.042)
+        keys.add((CABINET_X, handle - end, _UP))
         return
-    add(closed=True, width=FINGER_CLOSED)
-    add((CABINET_X, y - 0.03, _UP))
-    add((CABINET_X, y - 0.03, HANDLE_Z))
-    add((CABINET_X, handle - 0.022, HANDLE_Z))[DRAWER] = 0.0
-    add((CABINET_X, handle - 0.022, _UP))
+    keys.add(closed=True, width=FINGER_CLOSED)
+    keys.add((CABINET_X, y - 0.03, _UP))
+    keys.add((CABINET_X, y - 0.03, HANDLE_Z))
+    keys.add((CABINET_X, handle - 0.022, HANDLE_Z))[DRAWER] = 0.0
+    keys.add((CABINET_X, handle - 0.022, _UP))
 
 
 def state_at(keys: list[State], share: float) -> State:
