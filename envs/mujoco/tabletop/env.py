@@ -109,7 +109,7 @@ class TabletopEnv(gym.Env):
     |---|---|
     | `seen` | for training |
     | `unseen` | the same distribution, other starts |
-    | `new_colours` | other cubes, targets and table (purple, orange, turquoise, pink; black, brown), said in the instruction |
+    | `new_colours` | cubes, targets and table of other colours; the instruction names them |
     | `new_positions` | what the task names lies where nothing lies otherwise; gripper, bin, drawer start elsewhere |
     | `moved_camera` | the camera stands 12 to 28 degrees aside, up to 10 degrees higher or lower, nearer or farther |
 

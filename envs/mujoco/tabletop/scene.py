@@ -247,9 +247,7 @@ def random_look(rng: np.random.Generator) -> Look:
     grey = _clip(min(light, 0.65) + rng.uniform(-0.12, 0.12, 3))  # not so bright that a white target is lost on it
     return Look(
         shades=shades,
-        table=_clip(min(light, 0.65) + rng.uniform(-0.12, 0.12, 3))
-        if rng.random() < 0.5
-        else near(default.table, 0.15),
+        table=grey if rng.random() < 0.5 else near(default.table, 0.15),
         floor=near((light, light, light), 0.2),
         wall=near((light, light, light), 0.2),
         cabinet=near(default.cabinet, 0.15),
