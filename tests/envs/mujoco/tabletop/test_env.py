@@ -105,8 +105,7 @@ def test_gripper_closes_opens_and_keeps():
 def test_the_page_tells_the_observation_by_index():
     env = make()
     obs, _ = env.reset(seed=4)
-    for _ in range(2):  # the fingers are on their way
-        obs = env.step(np.array((1.0, 0.5, -1.0, 1.0)))[0]
+    obs = env.step(np.array((1.0, 0.5, -1.0, 1.0)))[0]  # the fingers are on their way
     facts, page = env.facts(), TabletopEnv.__doc__ or ""
     assert "`Box(-inf, inf, (56,), float32)`" in page
     assert obs.shape == (56,)
