@@ -26,6 +26,7 @@ DOMAINS = {
     "cartpole": ("vlmreward.envs.classic.pictures:sample_cartpole", "vlmreward.data.captions.cartpole"),
     "mountaincar": ("vlmreward.envs.classic.pictures:sample_mountaincar", "vlmreward.data.captions.mountaincar"),
     "humanoid": ("vlmreward.envs.mujoco.humanoid.pictures:sample_humanoid", "vlmreward.data.captions.humanoid"),
+    "tabletop": ("vlmreward.envs.mujoco.tabletop.pictures:sample_tabletop", "vlmreward.data.captions.tabletop"),
 }
 
 
