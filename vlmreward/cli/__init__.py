@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
     "record": ("vlmreward.cli.record", "record evaluation videos"),
     "label": ("vlmreward.cli.label", "write rewards into a dataset of recorded episodes"),
+    "view": ("vlmreward.cli.view", "show labels beside the recorded episodes, as a page"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
     "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 
 from vlmreward.data.dataset import Episode
 from vlmreward.data.labels import EpisodeLabels, Provenance
-from vlmreward.labelling.plan import Plan
+from vlmreward.errors import DatasetError, StorageError
+from vlmreward.labelling.plan import Plan, make_plan
 from vlmreward.labelling.work_folder import LabelRecord, WorkFolder
 from vlmreward.types import FloatArray
 
+RESULT = "result.json"
+"""What a run says of itself once all its shards are there."""
+RUN_PREFIX = "labels-"
 NO_SUCCESSOR = "the frame after the last action was not recorded"
 
 
@@ -35,7 +42,11 @@ class StoredLabels:
         return (self.episode(episode.index) for episode in self._episodes)
 
     def frames(self, index: int) -> LabelRecord:
-        """Return the labels of an episode's F frames."""
+        """Return the labels of an episode's F frames.
+
+        Raises:
+            DatasetError: A shard is missing, or is none of this dataset.
+        """
         episode = self._episodes[index]
         reward, success, progress = (np.full(episode.frames, np.nan, np.float32) for _ in range(3))
         valid, reasons = np.zeros(episode.frames, bool), {}
@@ -75,6 +86,50 @@ class StoredLabels:
     def _shard(self, number: int) -> LabelRecord:
         if self._last is None or self._last[0] != number:
             record = self._folder.read_labels(number)
-            assert record is not None, "labels are read before they are made"
+            due = len(self._plan.shards[number])
+            if record is None or len(record.valid) != due:
+                has = "is missing" if record is None else f"has {len(record.valid)} rows instead of {due}"
+                raise DatasetError(f"shard {number} of {self._folder.labels} {has}: run the same vlmreward label again")
             self._last = (number, record)
         return self._last[1]
+
+
+def list_runs(job: Path) -> list[Path]:
+    """Return the folders of the finished runs of a labelling job, sorted by name."""
+    return sorted(path.parent for path in job.glob(f"{RUN_PREFIX}*/{RESULT}"))
+
+
+def open_labels(folder: Path, episodes: Sequence[Episode]) -> StoredLabels:
+    """Open what a finished labelling run left, for reading.
+
+    Args:
+        folder: ``labels-<run>`` of a job.
+        episodes: Of the dataset that was labelled, in its order.
+
+    Raises:
+        DatasetError: It is no such folder, the run has not finished, or the labels are of other episodes.
+        StorageError: ``result.json`` can't be read.
+    """
+    path = folder / RESULT
+    if not folder.name.startswith(RUN_PREFIX) or not path.is_file():
+        raise DatasetError(
+            f"{folder} holds no finished labels ({RUN_PREFIX}<run> with {RESULT} in it): give a folder that vlmreward "
+            "label has made, or let it finish"
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        said = about["provenance"]
+        provenance = Provenance(**{known.name: said[known.name] for known in fields(Provenance)})
+        frames = about["frames"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise StorageError(
+            f"{path} can't be read ({type(e).__name__}: {' '.join(str(e).split())}): make these labels again"
+        ) from e
+    plan = make_plan(episodes)
+    if frames != plan.total:
+        raise DatasetError(
+            f"{folder} has labels of {frames} frames, the dataset has {plan.total}: they are of another dataset, or it "
+            "has changed; label it again"
+        )
+    work = WorkFolder(folder.parent, "", folder.name.removeprefix(RUN_PREFIX))
+    return StoredLabels(work, plan, episodes, provenance)
