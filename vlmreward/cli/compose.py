@@ -28,6 +28,7 @@ GROUPS_OF_SETTINGS = (
     "agent",
     "eval",
     "pictures",
+    "ray",
 )
 OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.of.", "reward.parts.")
 OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these

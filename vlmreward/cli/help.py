@@ -79,6 +79,18 @@ examples:
   vlmreward record run=runs/<name>
   vlmreward record run=runs/<name> episodes=4 size=640 out=clips formats=[mp4]
 """,
+    "collect": """\
+Record episodes of an environment as a dataset of the usual formats. What is true of every frame (success, progress)
+goes into <out>.truth.npz, which no reader opens: labels can be compared with it.
+
+usage: vlmreward collect env=<name> [policy=[<name>,...]] [format=lerobot] [key=value ...]
+
+examples:
+  vlmreward collect env=cartpole policy=[random] episodes=20 out=datasets/cartpole
+  vlmreward collect env=cartpole run=runs/<name> policy=[agent,agent@0.3,random] format=robomimic
+
+name@0.3 takes a random action three times in ten; policies take turns, an episode each.
+""",
     "label": """\
 Write the reward of every recorded frame into a dataset, in the place where training code looks for it: LeRobot,
 robomimic / LIBERO, Minari, or a folder of videos. Pictures are read once ever; videos are not touched.
@@ -89,7 +101,7 @@ examples:
   vlmreward label dataset=<folder>                                       each episode's own recorded task is the goal
   vlmreward label dataset=<folder> goal="the red cube is in the bin" camera=front
   vlmreward label dataset=<folder> --dry-run                             what would be written, and nothing else
-  vlmreward label dataset=<folder> write=sidecar                         LeRobot's progress file for RA-BC
+  vlmreward label dataset=<folder> name=sarm_progress                    LeRobot's progress file for RA-BC
   vlmreward label dataset=<folder> undo=true                             take the column away again
 
 Row t gets the reward of frame t + 1; a row without one is marked in <name>_valid. A report card over a sample comes

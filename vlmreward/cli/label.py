@@ -14,7 +14,7 @@ import yaml
 
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import refuse_words
-from vlmreward.errors import ConfigError, DatasetError
+from vlmreward.errors import DatasetError
 
 if TYPE_CHECKING:
     from vlmreward.audit.report_card import ReportCard
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
         for change in make_writer(dataset, {**options, "overwrite": True}).undo():
             print(f"{change.what}: {change.path}")
         return 0
-    writer = None if options["write"] == "none" else make_writer(dataset, options)
+    writer = make_writer(dataset, options) if options["write"] else None
     if "dry_run" in arguments.flags:
         _print_plan(dataset, writer.plan() if writer else ())
         return 0
@@ -114,19 +114,12 @@ def make_writer(dataset: EpisodeDataset, options: Mapping[str, Any]) -> LabelWri
     """Return what writes labels into a dataset or beside it.
 
     Raises:
-        ConfigError: The format has no sidecar.
         VlmRewardError: The name is taken, or the dataset can't be written.
     """
     from vlmreward.data import find_format
 
-    known = find_format(dataset.format)
-    if options["write"] == "column":
-        return known.label(dataset, options["name"], filler=options["filler"], overwrite=options["overwrite"])
-    if known.sidecar is None:
-        raise ConfigError(
-            f"write=sidecar is LeRobot's progress file, got a dataset of format {known.name}: write=column"
-        )
-    return known.sidecar(dataset, options["name"], filler=options["filler"], overwrite=options["overwrite"])
+    label_writer = find_format(dataset.format).label
+    return label_writer(dataset, options["name"], filler=options["filler"], overwrite=options["overwrite"])
 
 
 def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
@@ -141,9 +134,10 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     from vlmreward.data.labels import Provenance
     from vlmreward.encoders import make_encoder_from_config
     from vlmreward.encoders.cached import open_cached
-    from vlmreward.labelling.labelling import Labeller
+    from vlmreward.labelling.labelling import Engine, Labeller
     from vlmreward.labelling.local_engine import LocalEngine
     from vlmreward.labelling.plan import layout_key, make_plan
+    from vlmreward.labelling.ray_engine import ActorSettings, RayEngine
     from vlmreward.labelling.scoring import goals_of
     from vlmreward.labelling.work_folder import WorkFolder
 
@@ -162,13 +156,26 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     folder = WorkFolder(path, layout, run)
     folder.remove_temporary()
     plan = make_plan(dataset.episodes)
-    engine = LocalEngine(
-        lambda index: dataset.frames(dataset.episodes[index], camera),
-        encoder,
-        lambda keys: store.find(keys) >= 0,
-        options["encode_batch"],
-        options["decode_threads"],
-    )
+    engine: Engine
+    if options["engine"] == "ray":
+        actors = ActorSettings(
+            str(dataset.root.absolute()),
+            camera,
+            settings.encoder,
+            encoder.id,
+            options["device"],
+            options["encode_batch"],
+            max(1, int(options["ray"]["num_cpus"])),
+        )
+        engine = RayEngine(actors, **options["ray"])
+    else:
+        engine = LocalEngine(
+            lambda index: dataset.frames(dataset.episodes[index], camera),
+            encoder,
+            lambda keys: store.find(keys) >= 0,
+            options["encode_batch"],
+            options["decode_threads"],
+        )
     scorer, control = make_scorers(settings, encoder, goals)
     name = " ".join(str(value) for value in described.values() if value)
     provenance = Provenance(

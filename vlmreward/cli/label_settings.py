@@ -17,7 +17,7 @@ from vlmreward.data.labels import FILLERS
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 
-WRITES = ("column", "sidecar", "none")
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,19 @@ def settle_label(arguments: Arguments) -> LabelSettings:
     if composed["dataset"] is None:
         raise ConfigError("dataset is not given: write dataset=<folder or file of recorded episodes>")
     checked = dict(composed)
-    for name in ("force", "overwrite", "undo"):
+    for name in ("force", "overwrite", "undo", "write"):
         checked[name] = flag(name, composed[name])
     for name, low in (("sample", 1), ("encode_batch", 1), ("seed", 0)):
         checked[name] = whole(name, composed[name], low)
     checked["max_invalid"] = number("max_invalid", composed["max_invalid"], 0)
-    for name, known in (("write", WRITES), ("filler", FILLERS)):
+    for name, known in (("filler", FILLERS), ("engine", ENGINES)):
         if composed[name] not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, got {composed[name]!r}")
+    ray = dict(composed["ray"])
+    ray["actors"] = whole("ray.actors", ray["actors"], 1)
+    for name in ("num_cpus", "num_gpus"):
+        ray[name] = number(f"ray.{name}", ray[name], 0)
+    checked["ray"] = ray
     if composed["decode_threads"] == "auto":
         checked["decode_threads"] = max(1, (os.cpu_count() or 1) // 4)
     else:

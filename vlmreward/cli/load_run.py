@@ -19,7 +19,7 @@ from vlmreward.cli.calibration import is_int8
 from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups
 from vlmreward.cli.run_folder import RunFolder
-from vlmreward.cli.settings import TrainSettings, change_goal, change_runtime, resolve
+from vlmreward.cli.settings import EnvSettings, TrainSettings, change_goal, change_runtime, resolve
 from vlmreward.cli.values import flag, number, whole
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
@@ -157,6 +157,28 @@ def load_policy(subject: Subject, n_envs: int, env: gym.Env) -> tuple[Policy, di
     restore_policy(model, state["model"])
     about = {"policy": name, "checkpoint": subject.options["checkpoint"], "timesteps": meta["num_timesteps"]}
     return AgentPolicy(model, n_envs, bool(subject.options["deterministic"])), about
+
+
+def load_agent(path: str | None, env: EnvSettings, built: gym.Env, checkpoint: str = "last") -> Policy:
+    """Return a run's trained agent, for one environment.
+
+    Args:
+        path: The run's folder.
+        env: The environment that it is to act in.
+        built: The same, built.
+        checkpoint: ``"last"``, ``"best"`` or a step number.
+
+    Raises:
+        ConfigError: There is no run, or it is of another environment.
+        CheckpointError: The checkpoint is missing, damaged or does not fit.
+    """
+    if path is None:
+        raise ConfigError("policy=agent needs run=<run folder>")
+    run, trained = RunFolder.open(path)
+    if trained.env.id != env.id:
+        raise ConfigError(f"the run is of {trained.env.id}, not of {env.id}: give a run of the same")
+    options = {"policy": "agent", "checkpoint": checkpoint, "deterministic": True}
+    return load_policy(Subject(trained, options, run), 1, built)[0]
 
 
 def build_actor(settings: TrainSettings, env: gym.Env) -> BaseAlgorithm:

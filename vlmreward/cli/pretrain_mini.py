@@ -9,12 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmreward.atomic import check_writable
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import compose, refuse_words
 from vlmreward.cli.values import flag, whole
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
-from vlmreward.video.atomic import check_writable
 
 if TYPE_CHECKING:
     from vlmreward.agents.fit.pictures import Domain

@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from vlmreward.agents.checkpoint import CheckpointStore
+from vlmreward.atomic import storage_errors, temporary_pattern, write_bytes
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import CheckpointError, ConfigError, StorageError
-from vlmreward.video.atomic import storage_errors, temporary_pattern, write_bytes
 
 CONFIG, RESULT, METRICS, AUDIT = "config.yaml", "result.json", "metrics.jsonl", "audit.json"
 PACKAGES = (

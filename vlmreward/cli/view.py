@@ -37,10 +37,10 @@ def main(argv: Sequence[str]) -> int:
 
         print(yaml.safe_dump(options, sort_keys=False, allow_unicode=True), end="")
         return 0
+    from vlmreward.atomic import check_writable
     from vlmreward.cli.label_settings import choose_camera
     from vlmreward.cli.view_curves import choose_columns, curves_of_columns, curves_of_runs, open_runs
     from vlmreward.data import open_dataset
-    from vlmreward.video.atomic import check_writable
     from vlmreward.video.viewer import ShownEpisode, write_viewer
 
     dataset = open_dataset(options["dataset"])

@@ -206,7 +206,6 @@ class Format:
         open: Opens a path for reading.
         create: Makes a writer of new datasets, ``create(root, fps=..., env_id=...)``; None where it is only read.
         label: Makes a writer of labels, ``label(dataset, name, filler="hold", overwrite=False)``.
-        sidecar: The same for a file beside the dataset, where an ecosystem looks for one.
     """
 
     name: str
@@ -215,4 +214,3 @@ class Format:
     open: Callable[[Path], EpisodeDataset]
     create: Callable[..., EpisodeWriter] | None
     label: Callable[..., LabelWriter]
-    sidecar: Callable[..., LabelWriter] | None = None

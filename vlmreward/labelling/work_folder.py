@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlmreward.atomic import temporary_pattern, write_bytes
 from vlmreward.encoders.frame_hash import Keys
 from vlmreward.errors import StorageError
 from vlmreward.types import BoolArray, FloatArray
-from vlmreward.video.atomic import temporary_pattern, write_bytes
 
 
 @dataclass(frozen=True)

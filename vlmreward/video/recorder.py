@@ -18,8 +18,8 @@ from typing import IO, Self
 import numpy as np
 import numpy.typing as npt
 
+from vlmreward.atomic import atomic_path, commit, open_temporary, storage_error
 from vlmreward.errors import ConfigError, DependencyNotInstalled, FramesError
-from vlmreward.video.atomic import atomic_path, commit, open_temporary, storage_error
 
 # Without a tag, players guess the colour matrix from the size of the picture, and guess differently.
 _H264 = (

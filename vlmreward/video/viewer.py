@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from vlmreward.atomic import atomic_path
 from vlmreward.errors import ConfigError, FramesError
-from vlmreward.video.atomic import atomic_path
 from vlmreward.video.recorder import VideoWriter, check_fps
 from vlmreward.video.surprise import find_surprises
 
