@@ -15,7 +15,7 @@ from vlmreward.cli.view_curves import name_runs
 from vlmreward.data.labels import Provenance
 from vlmreward.labelling.stored_labels import list_runs, open_labels
 
-LABEL = ("label", "dataset=d", "encoder=fake", "write=none", "force=true", "sample=10", "max_invalid=1")
+LABEL = ("label", "dataset=d", "encoder=fake", "write=false", "force=true", "sample=10", "max_invalid=1")
 
 
 @pytest.fixture
@@ -182,7 +182,8 @@ def test_labels_of_another_dataset_or_damaged_ones_are_refused(cli, refused, wri
 
 
 def run_of(number: int, goal: str = "up", camera: str = "front", **reward: Any) -> Provenance:
-    return Provenance(f"{number:016x}", "mini-2 bf16", "MIT", {"name": "clip", **reward}, goal, camera, "1")
+    encoder = "mini-2-569cc4f36dd6751b bf16"
+    return Provenance(f"{number:016x}", encoder, "MIT", {"name": "clip", **reward}, goal, camera, "1")
 
 
 def test_names_tell_runs_apart():

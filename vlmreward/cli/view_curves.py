@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ def name_runs(runs: Sequence[Provenance], camera: str) -> list[str]:
     """
     names = []
     for run in runs:
-        parts = [run.goal or "each episode's own task", run.encoder.split()[0], str(run.reward.get("name", "reward"))]
+        encoder = re.sub(r"-[0-9a-f]{16}$", "", run.encoder.split()[0])  # a sum of its weights is no name
+        parts = [run.goal or "each episode's own task", encoder, str(run.reward.get("name", "reward"))]
         names.append(" · ".join([*parts, *([f"camera {run.camera}"] if run.camera != camera else [])]))
     for name in [name for name, count in Counter(names).items() if count > 1]:
         same = [i for i, other in enumerate(names) if other == name]
