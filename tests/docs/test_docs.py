@@ -51,6 +51,7 @@ NOT_RUN = {
     "make fix": "rewrites the checkout",
     "pip install": "needs the network",
     ".venv/bin/pytest": "runs these tests",
+    "vlmreward label dataset=datasets/swing engine=ray": "starts servers; tests/labelling/test_ray_engine.py does",
     "vlmreward pretrain-mini": "takes an hour and a teacher; tests/agents/fit/test_pretrain.py runs its stages",
 }
 
@@ -62,7 +63,10 @@ SMALL = {
     "evaluate": ("episodes=2",),
     "record": ("episodes=1",),
     "audit": ("count=60", "replicates=20", "landscapes=false"),
+    "collect": ("episodes=3", SHORT_EPISODE),
+    "label": ("force=true",),
 }
+WITH_ENV = ("evaluate", "record", "audit")
 SMALL_AGENT = {  # by the way the algorithm is scored
     "replay": ("agent.learning_starts=16", "agent.batch_size=16"),
     "rollout": ("agent.n_steps=16", "agent.batch_size=16"),
@@ -163,7 +167,7 @@ def shorten(name, settings):
         small = [*SMALL["resume"]]
     elif name == "train":
         small += SMALL_AGENT[get_agent(compose("train", arguments)["agent"]["name"]).scoring]
-    elif small and "run" not in arguments.literals and "frames" not in arguments.literals:
+    elif name in WITH_ENV and not {"run", "frames"} & set(arguments.literals):
         small.append(SHORT_EPISODE)
     for key, _, value in [setting.partition("=") for setting in settings]:
         if key == "encoder" and match_option(key, value, list_groups()) != "mini":
@@ -201,6 +205,17 @@ def tiny_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def tiny_dataset(tmp_path_factory):
+    """A recorded dataset, and the same with labels."""
+    folder = tmp_path_factory.mktemp("dataset")
+    plain, labelled = folder / "plain", folder / "labelled"
+    assert main(["collect", *shorten("collect", ["env=cartpole", f"out={plain}"])]) == 0
+    shutil.copytree(plain, labelled)
+    assert main(["label", f"dataset={labelled}", f"run_dir={folder / 'job'}", "force=true"]) == 0
+    return {False: plain, True: labelled}
+
+
+@pytest.fixture(scope="module")
 def random_mini(tmp_path_factory):
     """A weights file of the form that ``vlmreward pretrain-mini`` writes."""
     path = tmp_path_factory.mktemp("weights") / mini.WEIGHTS
@@ -215,7 +230,9 @@ def attempt(request, tmp_path, monkeypatch, capsys):
     """Run a command, given as words, in an empty folder; return what it complains of, or None."""
     monkeypatch.chdir(tmp_path)
 
-    def provide(literals):
+    def provide(literals, settings):
+        for path in literals.get("dataset", ()):
+            shutil.copytree(request.getfixturevalue("tiny_dataset")["undo=true" in settings], path)
         for key in {"run", "resume"} & set(literals):
             shutil.copytree(request.getfixturevalue("tiny_run"), literals[key][-1])
         for path in literals.get("path", ()):
@@ -242,7 +259,7 @@ def attempt(request, tmp_path, monkeypatch, capsys):
             return None if why else "nobody knows how to run it: see NOT_RUN"
         name, *settings = [*words[1:], "--cfg"] if why else words[1:]
         try:
-            provide(parse_arguments(settings).literals)
+            provide(parse_arguments(settings).literals, settings)
             settings = settings if "--cfg" in settings else shorten(name, settings)
         except VlmRewardError as e:
             return str(e)

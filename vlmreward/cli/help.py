@@ -99,9 +99,10 @@ usage: vlmreward label dataset=<folder or file> [goal="..."] [key=value ...]
 
 examples:
   vlmreward label dataset=<folder>                                       each episode's own recorded task is the goal
-  vlmreward label dataset=<folder> goal="the red cube is in the bin" camera=front
+  vlmreward label dataset=<folder> goal="the red cube is in the bin"
   vlmreward label dataset=<folder> --dry-run                             what would be written, and nothing else
   vlmreward label dataset=<folder> name=sarm_progress                    LeRobot's progress file for RA-BC
+  vlmreward label dataset=<folder> camera=main                          whose pictures, where there are several cameras
   vlmreward label dataset=<folder> undo=true                             take the column away again
 
 Row t gets the reward of frame t + 1; a row without one is marked in <name>_valid. A report card over a sample comes

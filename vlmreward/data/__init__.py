@@ -63,6 +63,3 @@ def open_dataset(path: str | Path) -> EpisodeDataset:
 
 
 register_format("lerobot", "vlmreward.data.lerobot:FORMAT")
-# register_format("robomimic", "vlmreward.data.robomimic:FORMAT")
-# register_format("minari", "vlmreward.data.minari:FORMAT")
-# register_format("folder", "vlmreward.data.folder:FORMAT")

@@ -19,11 +19,17 @@ from vlmreward.types import FloatArray
 RESULT = "result.json"
 """What a run says of itself once all its shards are there."""
 RUN_PREFIX = "labels-"
+RANGE_SHARDS = 64
+"""Shards over which the range of rewards is taken; memory must not grow with the dataset."""
+
 NO_SUCCESSOR = "the frame after the last action was not recorded"
 
 
 class StoredLabels:
     """The labels of a run; see :class:`vlmreward.data.labels.Labels`.
+
+    A reward model that says nothing of progress gets one from its reward: its place between the 1 % and the 99 %
+    quantile over the whole dataset, cut to [0, 1]. Not over each episode: a failed one would look finished.
 
     Args:
         folder: Where the shards are.
@@ -36,13 +42,14 @@ class StoredLabels:
         self._folder, self._plan, self._episodes = folder, plan, episodes
         self.provenance = provenance
         self._last: tuple[int, LabelRecord] | None = None
+        self._range: tuple[float, float] | None = None
 
     def __iter__(self) -> Iterator[EpisodeLabels]:
         """Return the labels of every episode, in the dataset's order."""
         return (self.episode(episode.index) for episode in self._episodes)
 
     def frames(self, index: int) -> LabelRecord:
-        """Return the labels of an episode's F frames.
+        """Return the labels of an episode's F frames, the first one's included.
 
         Raises:
             DatasetError: A shard is missing, or is none of this dataset.
@@ -57,7 +64,7 @@ class StoredLabels:
             offset = frames.start - rows.start
             inside = ((row, why) for row, why in shard.reasons.items() if rows.start <= row < rows.stop)
             reasons.update({row + offset: why for row, why in inside})
-        return LabelRecord(reward, valid, success, progress, reasons)
+        return LabelRecord(reward, valid, success, self._progress(reward, progress), reasons)
 
     def episode(self, index: int) -> EpisodeLabels:
         """Return the labels of an episode's T rows: row t has those of frame t + 1."""
@@ -82,6 +89,24 @@ class StoredLabels:
             progress=progress if np.isfinite(progress).any() else None,
             reasons=reasons,
         )
+
+    def _progress(self, reward: FloatArray, said: FloatArray) -> FloatArray:
+        """Return the model's progress, or where it says none that of the reward; NaN where there is no reward."""
+        if np.isfinite(said).any() or not np.isfinite(reward).any():
+            return said
+        low, high = self._rewards()
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            return np.clip((reward - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+
+    def _rewards(self) -> tuple[float, float]:
+        """Return the 1 % and the 99 % quantile of the rewards of at most ``RANGE_SHARDS`` shards, spread evenly."""
+        if self._range is None:
+            count = len(self._plan.shards)
+            numbers = np.unique(np.linspace(0, count - 1, min(count, RANGE_SHARDS)).round().astype(int)).tolist()
+            rewards = np.concatenate([self._shard(number).reward for number in numbers])
+            low, high = np.quantile(rewards[np.isfinite(rewards)], (0.01, 0.99))
+            self._range = float(low), float(high)
+        return self._range
 
     def _shard(self, number: int) -> LabelRecord:
         if self._last is None or self._last[0] != number:

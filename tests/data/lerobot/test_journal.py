@@ -14,6 +14,12 @@ from vlmreward.errors import DatasetError
 STEPS = [(os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "write_bytes"), (pq.ParquetWriter, "write_table")]
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """A process that dies takes nothing out of the system's own memory; bringing it to the disk is only counted."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def dies_at(step, action):
     """Run ``action`` in a process of its own that dies at its ``step``-th step; returns its exit code, 9 if it did."""
     child = os.fork()

@@ -139,7 +139,9 @@ def _finish(root: Path, files: Sequence[dict[str, Any]]) -> None:
 
 def _roll_back(root: Path, names: Sequence[str]) -> None:
     for name in names:
-        _staged(inside(root, name)).unlink(missing_ok=True)
+        staged = _staged(inside(root, name))
+        if not staged.is_dir():  # a folder of that name is nobody's that we know: it is why staging failed
+            staged.unlink(missing_ok=True)
     _remove_journal(root)
 
 

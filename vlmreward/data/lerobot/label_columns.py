@@ -11,6 +11,7 @@ import numpy.typing as npt
 from vlmreward.data.labels import EpisodeLabels, Labels
 from vlmreward.data.lerobot.episodes import Located
 from vlmreward.data.lerobot.filler import fill
+from vlmreward.data.lerobot.layout import KEYS
 from vlmreward.data.lerobot.stats import NAMES, Whole, of_rows, to_lists
 from vlmreward.errors import ConfigError, DatasetError, NonFiniteError
 from vlmreward.optional import require_package
@@ -47,18 +48,21 @@ class LabelColumns:
     def columns(self, table: Any) -> dict[str, Any]:
         """Return the columns for rows of a data file."""
         pa = require_package("pyarrow", "data")
-        wanted = ("index", "episode_index")
-        if not set(wanted) <= set(table.column_names) or any(table[c].null_count for c in wanted):
-            raise DatasetError("a data file lacks 'index' or 'episode_index' in some rows: labels can't be joined")
-        index, episodes = (table[c].to_numpy() for c in wanted)
-        if not all(np.issubdtype(a.dtype, np.integer) for a in (index, episodes)):
-            raise DatasetError(f"index and episode_index must be whole numbers, are {index.dtype} and {episodes.dtype}")
+        if not set(KEYS) <= set(table.column_names) or any(table[c].null_count for c in KEYS):
+            raise DatasetError(f"a data file lacks {', '.join(KEYS)} in some rows: labels can't be joined")
+        index, episodes, frames = (table[c].to_numpy() for c in KEYS)
+        if not all(np.issubdtype(a.dtype, np.integer) for a in (index, episodes, frames)):
+            kinds = ", ".join(str(a.dtype) for a in (index, episodes, frames))
+            raise DatasetError(f"{', '.join(KEYS)} must be whole numbers, are {kinds}: repair the dataset")
         found: dict[str, npt.NDArray[Any]] = {
             c: np.zeros(len(index), np.bool_ if kind == "bool" else np.float32) for c, kind in self.dtypes.items()
         }
         for recorded in np.unique(episodes).tolist():
             mine = np.flatnonzero(episodes == recorded)
             places = self._take(recorded, index[mine])
+            if not np.array_equal(frames[mine], places):
+                loc = self._by_recorded[recorded]
+                raise DatasetError(f"{loc.data}: index and frame_index of episode {recorded} disagree: repair it")
             for column, values in self._values(recorded).items():
                 found[column][mine] = values[places]
         return {column: pa.array(values) for column, values in found.items()}

@@ -151,6 +151,7 @@ def inside(root: Path, name: str) -> Path:
     try:
         found = (root / relative).resolve()
         home = root.resolve()
+        found.exists()  # refuses what no file can be called
     except (OSError, RuntimeError, ValueError) as e:  # links in a circle, or a name of thousands of letters
         raise DatasetError(f"{_shown(name)} can't be a file: {one_line(e)}") from e
     if not found.is_relative_to(home):
