@@ -116,9 +116,9 @@ usage: vlmreward view dataset=<folder or file> [episode=<number>] [key=value ...
 
 examples:
   vlmreward view dataset=<folder>                                        episode 0, and all labels that are found
-  vlmreward view dataset=<folder> episode=[0,3,17] camera=front
+  vlmreward view dataset=<folder> episode=[0,2] camera=main
   vlmreward view dataset=<folder> labels=runs/labels/<job>               all runs of a labelling job
-  vlmreward view dataset=<folder> columns=[reward_vlm,next.reward]       columns of the dataset beside them
+  vlmreward view dataset=<folder> columns=[reward_vlm,next.success]      columns of the dataset beside them
 
 The page needs no other file and no network. Its keys: left and right go one frame back and on (with Shift ten), Space
 plays and pauses, Home and End go to the ends; a click on a curve goes to that frame (docs/viewer.md).
