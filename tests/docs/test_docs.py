@@ -214,7 +214,7 @@ def tiny_dataset(tmp_path_factory):
     assert main(["collect", *shorten("collect", ["env=cartpole", f"out={plain}"])]) == 0
     shutil.copytree(plain, labelled)
     assert main(["label", f"dataset={labelled}", f"run_dir={folder / 'job'}", "force=true"]) == 0
-    return {False: plain, True: labelled}
+    return {False: plain, True: labelled, "job": folder / "job"}
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,10 @@ def attempt(request, tmp_path, monkeypatch, capsys):
 
     def provide(literals, settings):
         for path in literals.get("dataset", ()):
-            shutil.copytree(request.getfixturevalue("tiny_dataset")["undo=true" in settings], path)
+            has_labels = any(setting.startswith(("undo=true", "columns=")) for setting in settings)
+            shutil.copytree(request.getfixturevalue("tiny_dataset")[has_labels], path)
+        for path in literals.get("labels", ()):
+            shutil.copytree(request.getfixturevalue("tiny_dataset")["job"], path)
         for key in {"run", "resume"} & set(literals):
             shutil.copytree(request.getfixturevalue("tiny_run"), literals[key][-1])
         for path in literals.get("path", ()):

@@ -50,3 +50,14 @@ def test_progress_is_the_place_of_the_reward_in_the_dataset(labels):
         expected = np.clip((episode.reward[known] - low) / (high - low), 0, 1)
         np.testing.assert_allclose(episode.progress[known], expected, rtol=1e-6)
         assert np.isnan(episode.progress[~known]).all()
+
+
+def test_frames_have_the_labels_of_their_rows_and_the_first_frame_its_own(labels):
+    for episode in EPISODES:
+        rows, frames = labels.episode(episode.index), labels.frames(episode.index)
+        count = episode.frames - 1
+        for name in ("reward", "progress"):
+            np.testing.assert_array_equal(getattr(rows, name)[:count], getattr(frames, name)[1:])
+        first = sum(e.frames for e in EPISODES[: episode.index])
+        assert frames.reward[0] == first
+        assert np.isfinite(frames.progress[0])

@@ -108,6 +108,21 @@ examples:
 Row t gets the reward of frame t + 1; a row without one is marked in <name>_valid. A report card over a sample comes
 first: labels that tell nothing are refused, with the figures. Interrupted, the same command goes on.
 """,
+    "view": """\
+Write one page that shows recorded episodes with their labels: the film, curves of reward, success and progress with a
+cursor that follows it, several goals and models in one plot, and the frames at which the reward jumps.
+
+usage: vlmreward view dataset=<folder or file> [episode=<number>] [key=value ...]
+
+examples:
+  vlmreward view dataset=<folder>                                        episode 0, and all labels that are found
+  vlmreward view dataset=<folder> episode=[0,2] camera=main
+  vlmreward view dataset=<folder> labels=runs/labels/<job>               all runs of a labelling job
+  vlmreward view dataset=<folder> columns=[reward_vlm,next.success]      columns of the dataset beside them
+
+The page needs no other file and no network. Its keys: left and right go one frame back and on (with Shift ten), Space
+plays and pauses, Home and End go to the ends; a click on a curve goes to that frame (docs/viewer.md).
+""",
     "cache": """\
 Show what the embeddings take up that train, audit, evaluate and record have stored with cache=<folder>, and prune them.
 
