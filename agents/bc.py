@@ -224,7 +224,7 @@ class BC(OfflineAgent):
     def __init__(self, shape: Shape, settings: BCSettings) -> None:
         super().__init__(shape, settings.hidden)
         self.settings = settings
-        self.optimisers["policy"] = torch.optim.Adam(self.policy.parameters(), lr=settings.learning_rate)
+        self.optimisers["policy"] = torch.optim.Adam(self.policy.parameters(), lr=settings.learning_rate, fused=True)
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Take one step up the weighted likelihood of the recorded actions."""

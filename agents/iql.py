@@ -128,7 +128,7 @@ class IQL(OfflineAgent):
         self.target = copy.deepcopy(self.q).requires_grad_(False)
         for name in ("policy", "value", "q"):
             parameters = getattr(self, name).parameters()
-            self.optimisers[name] = torch.optim.Adam(parameters, lr=settings.learning_rate)
+            self.optimisers[name] = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Take one step of all networks.
