@@ -165,7 +165,7 @@ def test_values_of_iql_are_those_of_the_chain() -> None:
     """With the expectile near 1 the value of a state is gamma to the power of the steps that are left."""
     data = read_offline_data(walk_chain(1, episodes=200, right=0.6))
     settings = IQLSettings(hidden=HIDDEN, batch_size=64, learning_rate=3e-3, expectile=0.98, gamma=0.9, tau=0.05)
-    agent: Any = fit(settings, data, 1500)
+    agent: Any = fit(settings, data, 1000)
     with torch.no_grad():
         inputs = agent.normalise(torch.eye(CHAIN)[:-1])
         values = agent.value(inputs)[:, 0] * agent.reward_std

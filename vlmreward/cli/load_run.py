@@ -165,7 +165,7 @@ def load_policy(subject: Subject, n_envs: int, env: gym.Env) -> tuple[Policy, di
         agent = restore_agent(check_offline_agent(subject.settings.agent), state["model"])
         check_fits(agent.shape, env)
         deterministic = bool(subject.options["deterministic"])
-        return OfflinePolicy(agent, env.action_space, subject.options["seed"], deterministic), about
+        return OfflinePolicy(agent, env.action_space, subject.settings.seed, deterministic), about
     model = build_actor(subject.settings, env)
     restore_policy(model, state["model"])
     return AgentPolicy(model, n_envs, bool(subject.options["deterministic"])), about

@@ -23,7 +23,7 @@ from vlmreward.agents.offline_agent import (
     check_fits,
     count_choices,
 )
-from vlmreward.agents.offline_data import OfflineData, measure_scales, read_offline_data, settle_shape
+from vlmreward.agents.offline_data import OfflineData, Shape, measure_scales, read_offline_data, settle_shape
 from vlmreward.agents.progress import Progress
 from vlmreward.cli.build import build_scoring, set_threads
 from vlmreward.cli.environments import settle_rendering
@@ -54,25 +54,33 @@ class OfflineSession:
     def __init__(self, settings: TrainSettings, run: RunFolder | None = None) -> None:
         self.settings, self.stop, self.clock = settings, StopRequest(), Clock()
         self.agent_settings = check_offline_agent(settings.agent)
-        kind = check_actions(settings.agent)
         self.threads = set_threads(settings.threads)
         self.device = str(resolve_devices(settings.device)[0])
         self._envs: list[gym.Env] = []
-        env = self._make_env() if settings.env.name != NO_ENV else None
-        self.scoring = None if env is None else build_scoring(settings)
         assert settings.dataset is not None, "check_dataset() wants one"
         self.dataset = open_dataset(settings.dataset)
         self.data: OfflineData = read_offline_data(self.dataset, settings.labels)
+        self.weights = self.agent_settings.weigh(self.data)
+        try:
+            shape = self._settle_shape(check_actions(settings.agent))
+            self.scoring = build_scoring(settings) if self._envs else None  # last: weights may take minutes
+        except BaseException:
+            self.close()
+            raise
+        self.agent: OfflineAgent = build_agent(self.agent_settings, shape, settings.seed, self.device)
+        self.agent.set_scales(measure_scales(self.data, self.weights))
+        self.done = 0
+
+    def _settle_shape(self, kind: str) -> Shape:
+        """Return what the policy takes and gives; make the environment, if there is one, and check that it fits."""
+        env = self._make_env() if self.settings.env.name != NO_ENV else None
         choices = None if env is None or kind != "auto" else count_choices(env.action_space)
         if kind == "choices":
             choices = max(1, int(self.data.action.max()) + 1)
         shape = settle_shape(self.data, choices)
         if env is not None:
             check_fits(shape, env)
-        self.weights = self.agent_settings.weigh(self.data)
-        self.agent: OfflineAgent = build_agent(self.agent_settings, shape, settings.seed, self.device)
-        self.agent.set_scales(measure_scales(self.data, self.weights))
-        self.done = 0
+        return shape
 
     def close(self) -> None:
         """Stop the environments."""

@@ -52,7 +52,7 @@ class ArrayDataset:
         self.cameras: tuple[str, ...] = ("front",) if arrays and arrays[0].frames is not None else ()
         self.features: Mapping[str, str] = dict.fromkeys(arrays[0].columns if arrays else (), "float32 ()")
         rows = [len(one.transitions.action) for one in arrays]
-        self.episodes = [
+        self.episodes: Sequence[Episode] = [
             Episode(i, f"episode {i}", rows[i], rows[i] + one.last_frame, instruction, one.success)
             for i, one in enumerate(arrays)
         ]
