@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from vlmreward import encoders
+from vlmreward import data, encoders
 from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli import COMMANDS, main
 from vlmreward.cli.arguments import parse_arguments
@@ -33,11 +33,12 @@ from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups, match_option
 from vlmreward.cli.help import command_page, overview
 from vlmreward.data import find_format
-from vlmreward.data.dataset import Recording
+from vlmreward.data.dataset import Recording, Transitions
 from vlmreward.encoders import mini
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.store_folder import StoreMeta
 from vlmreward.errors import VlmRewardError
+from vlmreward.testing.datasets import ArrayEpisode, save_arrays
 
 ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "tests" / "cli" / "fakes"
@@ -69,6 +70,7 @@ SMALL = {
     "label": ("force=true",),
 }
 WITH_ENV = ("evaluate", "record", "audit")
+SMALL_OFFLINE = ("total_timesteps=8", "encode_batch=16", "eval.episodes=1", "agent.hidden=[8]")  # with a dataset
 SMALL_AGENT = {  # by the way the algorithm is scored
     "replay": ("agent.learning_starts=16", "agent.batch_size=16"),
     "rollout": ("agent.n_steps=16", "agent.batch_size=16"),
@@ -167,6 +169,8 @@ def shorten(name, settings):
     small = [*SMALL.get(name, ())]
     if "resume" in arguments.literals:
         small = [*SMALL["resume"]]
+    elif name == "train" and "dataset" in arguments.literals:
+        small = [*SMALL_OFFLINE, *([SHORT_EPISODE] if "env" in arguments.keys() else [])]  # noqa: SIM118
     elif name == "train":
         small += SMALL_AGENT[get_agent(compose("train", arguments)["agent"]["name"]).scoring]
     elif name in WITH_ENV and not {"run", "frames"} & set(arguments.literals):
@@ -190,11 +194,12 @@ def page_of_benchmark(script):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fake_encoder():
-    """Register the encoder that needs no weights, as the tests of the command line do."""
+def fakes():
+    """Register the encoder that needs no weights, as the tests of the command line do, and datasets of arrays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FAKES))
         patch.setitem(encoders._ENCODERS._targets, "fake", "fake_encoder:FakeEncoder")
+        patch.setitem(data._FORMATS._targets, "arrays", "vlmreward.testing.datasets:FORMAT")
         yield
 
 
@@ -236,16 +241,31 @@ def make_dataset(path):
     writer.finish()
 
 
+def cartpole_episode(seed):
+    """Return an episode of random numbers that has the sizes of cart-pole, and labels."""
+    rng, rows = np.random.default_rng(seed), 10
+    labels = {"reward_vlm": rng.random(rows), "progress_vlm": rng.random(rows)}
+    columns = labels | {f"{label}_valid": np.ones(rows) for label in labels}
+    ends, action = np.arange(rows) == rows - 1, rng.integers(0, 3, (rows, 1)).astype(np.float32)
+    transitions = Transitions(rng.normal(size=(rows + 1, 5)), action, rng.random(rows), ends & False, ends)
+    return ArrayEpisode(transitions, columns, success=True)
+
+
 @pytest.fixture
 def attempt(request, tmp_path, monkeypatch, capsys):
     """Run a command, given as words, in an empty folder; return what it complains of, or None."""
     monkeypatch.chdir(tmp_path)
 
-    def provide(literals, settings):
-        for path in literals.get("dataset", ()):
+    def provide(name, literals, settings):
+        for path in map(Path, literals.get("dataset", ())):
             has_labels = any(setting.startswith(("undo=true", "columns=")) for setting in settings)
-            shutil.copytree(request.getfixturevalue("tiny_dataset")[has_labels], path)
-        for path in literals.get("labels", ()):
+            if name == "train":
+                save_arrays(path, [cartpole_episode(seed) for seed in range(4)])
+            elif path.suffix:
+                make_dataset(path)
+            else:
+                shutil.copytree(request.getfixturevalue("tiny_dataset")[has_labels], path)
+        for path in literals.get("labels", ()) if name == "view" else ():
             shutil.copytree(request.getfixturevalue("tiny_dataset")["job"], path)
         for key in {"run", "resume"} & set(literals):
             shutil.copytree(request.getfixturevalue("tiny_run"), literals[key][-1])
@@ -275,7 +295,7 @@ def attempt(request, tmp_path, monkeypatch, capsys):
             return None if why else "nobody knows how to run it: see NOT_RUN"
         name, *settings = [*words[1:], "--cfg"] if why else words[1:]
         try:
-            provide(parse_arguments(settings).literals, settings)
+            provide(name, parse_arguments(settings).literals, settings)
             settings = settings if "--cfg" in settings else shorten(name, settings)
         except VlmRewardError as e:
             return str(e)

@@ -35,6 +35,7 @@ examples:
   vlmreward train env=cartpole agent=dqn agent.learning_rate=0.001 total_timesteps=50000
   vlmreward train env=cartpole encoder.runtime=torch        engine of the encoder (docs/runtimes.md)
   vlmreward train env=gym env.id=Acrobot-v1 goal="a robot arm swung up" baseline="a robot arm" encoder=siglip2
+  vlmreward train agent=iql dataset=recordings labels=reward_vlm env=cartpole    from a dataset (docs/offline.md)
   vlmreward train resume=runs/<name>                        go on after an interruption
   vlmreward train env=cartpole --cfg                        print the settings and stop
 

@@ -162,6 +162,8 @@ def run_name(settings: TrainSettings, agent: str = "", with_time: bool = False) 
     reward = {"env": "env_reward", "add": f"{settings.reward['name']}_and_env"}.get(
         settings.reward.get("combine", "replace"), settings.reward["name"]
     )
+    if settings.dataset is not None:
+        reward = settings.labels or "recorded"
     name = f"{env}__{reward}__{agent or settings.agent['name']}__seed{settings.seed}"
     return f"{name}__{time.strftime('%Y%m%d-%H%M%S')}" if with_time else name
 
