@@ -1,6 +1,6 @@
 """robomimic's HDF5 files, and those of LIBERO, robosuite, MimicGen and RoboCasa, which are laid out alike.
 
-An episode is ``/data/demo_<i>``: ``actions``, ``rewards``, ``dones``, ``obs/<key>`` and often ``next_obs/<key>``, each
+An episode is ``data/demo_<i>``: ``actions``, ``rewards``, ``dones``, ``obs/<key>`` and often ``next_obs/<key>``, each
 with T rows. Cameras are the keys of ``obs`` with pictures uint8 (T, H, W, 3), as they are stored: LIBERO's stand on
 their head. With ``next_obs`` there is a picture after the last action, else the last row has no successor.
 
@@ -71,7 +71,7 @@ class RobomimicDataset(Hdf5Dataset):
                     episodes.append(episode)
             self.episodes, self.groups = episodes, [f"data/{episode.name}" for episode in episodes]
             if not self.episodes:
-                raise DatasetError(f"{self.path.name} has no readable episode /data/demo_<i>{self._why()}")
+                raise DatasetError(f"{self.path.name} has no readable episode data/demo_<i>{self._why()}")
             self.cameras = tuple(cameras)
             fps = self._about["env_args"].get("fps")
             control = self._about["env_args"].get("env_kwargs", {})
@@ -119,6 +119,8 @@ class RobomimicDataset(Hdf5Dataset):
         said = read_attribute(group, "num_samples")
         if said is not None and said != episode.rows:
             yield f"num_samples is {said}, there are {episode.rows} actions"
+        if not is_numeric(actions := find(group, "actions")):
+            yield f"actions are {actions.dtype} {actions.shape}, not numbers"
         for name in ("rewards", "dones", "states"):
             node = find(group, name)
             if node is not None and length_of(node) != episode.rows:
@@ -279,7 +281,7 @@ def _label(dataset: Hdf5Dataset, name: str, filler: str = "hold", overwrite: boo
 
 FORMAT = Format(
     name="robomimic",
-    marks="a .hdf5 file with groups /data/demo_<i>",
+    marks="a .hdf5 file with groups data/demo_<i>",
     recognises=recognises,
     open=_open,
     create=RobomimicWriter,
