@@ -44,7 +44,10 @@ class Batch:
 class OfflineSettings(Protocol):
     """Hyper-parameters of an agent; a frozen dataclass."""
 
-    batch_size: int
+    @property
+    def batch_size(self) -> int:
+        """Rows of a minibatch."""
+        ...
 
     def weigh(self, data: OfflineData) -> FloatArray:
         """Return how much each row counts, float32, shape (N,); a row of weight 0 is never seen.

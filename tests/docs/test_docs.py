@@ -234,7 +234,9 @@ def random_mini(tmp_path_factory):
 
 def make_dataset(path):
     """Write one recorded episode, in the format that the path's name speaks of."""
-    writer = find_format("robomimic" if path.suffix else "folder").create(path, fps=10.0)
+    create = find_format("robomimic" if path.suffix else "folder").create
+    assert create is not None
+    writer = create(path, fps=10.0)
     frames = {"front": np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)}
     nothing = np.zeros((4, 1), np.float32)
     writer.add(Recording(frames, nothing, nothing[1:], None, terminated=True, truncated=False, instruction="open it"))
@@ -244,10 +246,14 @@ def make_dataset(path):
 def cartpole_episode(seed):
     """Return an episode of random numbers that has the sizes of cart-pole, and labels."""
     rng, rows = np.random.default_rng(seed), 10
-    labels = {"reward_vlm": rng.random(rows), "progress_vlm": rng.random(rows)}
-    columns = labels | {f"{label}_valid": np.ones(rows) for label in labels}
+
+    def draw(*shape):
+        return rng.random(shape, np.float32)
+
+    labels = {"reward_vlm": draw(rows), "progress_vlm": draw(rows)}
+    columns = labels | {f"{label}_valid": np.ones(rows, np.float32) for label in labels}
     ends, action = np.arange(rows) == rows - 1, rng.integers(0, 3, (rows, 1)).astype(np.float32)
-    transitions = Transitions(rng.normal(size=(rows + 1, 5)), action, rng.random(rows), ends & False, ends)
+    transitions = Transitions(draw(rows + 1, 5), action, draw(rows), ends & False, ends)
     return ArrayEpisode(transitions, columns, success=True)
 
 

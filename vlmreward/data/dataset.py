@@ -102,12 +102,35 @@ class EpisodeDataset(Protocol):
         episodes: In the dataset's order, ``episodes[i].index == i``.
     """
 
-    format: str
-    root: Path
-    cameras: tuple[str, ...]
-    fps: float | None
-    features: Mapping[str, str]
-    episodes: Sequence[Episode]
+    @property
+    def format(self) -> str:
+        """See above; properties here, so that a reader may have an attribute of a narrower type."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """See above."""
+        ...
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """See above."""
+        ...
+
+    @property
+    def fps(self) -> float | None:
+        """See above."""
+        ...
+
+    @property
+    def features(self) -> Mapping[str, str]:
+        """See above."""
+        ...
+
+    @property
+    def episodes(self) -> Sequence[Episode]:
+        """See above."""
+        ...
 
     def frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
         """Decode the pictures of an episode, in time order, as they are asked for.

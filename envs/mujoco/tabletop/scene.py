@@ -175,10 +175,10 @@ class TabletopScene:
         """
         if self._renderer is None:
             self._renderer = Renderer(self.model, self.width, self.height, self.quality)
-        data = self.data if data is None else data
-        x, y, z = data.qpos[GRIPPER].tolist()
-        self._place_arm(data, (x, y, z + WRIST_Z))
-        return self._renderer.render(data, view(self.camera, self.look.shift, (x, y, z)))
+        shown: Any = self.data if data is None else data
+        x, y, z = shown.qpos[GRIPPER].tolist()
+        self._place_arm(shown, (x, y, z + WRIST_Z))
+        return self._renderer.render(shown, view(self.camera, self.look.shift, (x, y, z)))
 
     def render_state(self, state: npt.NDArray[np.float64]) -> Frames:
         """Draw a state, float64, shape (STATE_SIZE,); returns uint8, shape (height, width, 3)."""

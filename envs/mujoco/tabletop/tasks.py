@@ -101,8 +101,8 @@ def fill(template: str, goal: Goal, cubes: Sequence[str] = CUBES, targets: Seque
         cubes: The drawn colour of each cube, in the order of ``CUBES``.
         targets: The drawn colour of each target, in the order of ``TARGETS``.
     """
-    colours = dict(zip(CUBES, cubes, strict=True))
-    below = dict(zip(TARGETS, targets, strict=True)) if goal.kind == "push" else colours
+    colours: dict[str, str] = dict(zip(CUBES, cubes, strict=True))
+    below: dict[str, str] = dict(zip(TARGETS, targets, strict=True)) if goal.kind == "push" else colours
     return template.format(cube=colours.get(goal.cube, ""), onto=below.get(goal.onto, ""))
 
 

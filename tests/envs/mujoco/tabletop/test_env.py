@@ -156,6 +156,7 @@ def test_doing_nothing_is_no_success(task, policy):
     rng = np.random.default_rng(0)
     for seed in range(2):
         env.reset(seed=seed)
+        info: dict = {}
         for _ in range(150):
             info = env.step(np.zeros(4) if policy == "zero" else rng.uniform(-1, 1, 4))[4]
         assert info["success"] is False
@@ -276,5 +277,5 @@ def test_config_builds_the_environment():
     assert config["kwargs"]["split"] in SPLITS
     env = gym.make(config["id"], task=config["default_task"], **config["kwargs"])
     env.reset(seed=0)
-    assert env.render().shape == (config["kwargs"]["height"], config["kwargs"]["width"], 3)
+    assert np.asarray(env.render()).shape == (config["kwargs"]["height"], config["kwargs"]["width"], 3)
     env.close()
