@@ -43,7 +43,7 @@ def test_every_algorithm_has_a_config() -> None:
 @pytest.mark.parametrize("command", PRIMARY)
 def test_every_primary_config_composes(command: str) -> None:
     arguments = parse_arguments(["env=cartpole"] if command == "train" else [])
-    assert compose(command, arguments)["all" if command == "cache" else "seed"] is not None
+    assert compose(command, arguments)[{"cache": "all", "inspect": "most"}.get(command, "seed")] is not None
 
 
 def test_command_line_beats_experiment() -> None:

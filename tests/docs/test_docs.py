@@ -32,6 +32,8 @@ from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups, match_option
 from vlmreward.cli.help import command_page, overview
+from vlmreward.data import find_format
+from vlmreward.data.dataset import Recording
 from vlmreward.encoders import mini
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.store_folder import StoreMeta
@@ -210,6 +212,15 @@ def random_mini(tmp_path_factory):
     return path
 
 
+def make_dataset(path):
+    """Write one recorded episode, in the format that the path's name speaks of."""
+    writer = find_format("robomimic" if path.suffix else "folder").create(path, fps=10.0)
+    frames = {"front": np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)}
+    nothing = np.zeros((4, 1), np.float32)
+    writer.add(Recording(frames, nothing, nothing[1:], None, terminated=True, truncated=False, instruction="open it"))
+    writer.finish()
+
+
 @pytest.fixture
 def attempt(request, tmp_path, monkeypatch, capsys):
     """Run a command, given as words, in an empty folder; return what it complains of, or None."""
@@ -221,6 +232,8 @@ def attempt(request, tmp_path, monkeypatch, capsys):
         for path in literals.get("path", ()):
             store = EmbeddingStore(Path(path), StoreMeta(f"{mini.VERSION}-0123456789abcdef", "fp32", 2, "float16"))
             store.add(np.zeros((1, 2), np.uint64), np.eye(2, dtype=np.float32)[:1])
+        for path in literals.get("dataset", ()):
+            make_dataset(Path(path))
         for path in literals.get("frames", ()):
             Path(path).parent.mkdir(parents=True)
             for i in range(4):

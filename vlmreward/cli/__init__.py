@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
     "record": ("vlmreward.cli.record", "record evaluation videos"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
+    "inspect": ("vlmreward.cli.inspect_dataset", "show what a dataset of recorded episodes holds"),
     "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),

@@ -14,7 +14,9 @@ from vlmreward.errors import ConfigError, PromptError
 from vlmreward.registry import suggest
 
 PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
-PATH_KEYS = frozenset({"frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache"})
+PATH_KEYS = frozenset(
+    {"frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "dataset"}
+)
 VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null
 FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug"}

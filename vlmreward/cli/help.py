@@ -94,6 +94,23 @@ examples:
 What is removed is only encoded again when it is needed. Runs that have a store open go on with what they know, and the
 part they write to stays. A store is made of segments of 64 MB, which are removed whole; docs/cache.md says more.
 """,
+    "inspect": """\
+Show what a dataset of recorded episodes holds, and what is wrong with it: before it is labelled, or when it won't load.
+
+usage: vlmreward inspect dataset=<folder or file> [key=value ...]
+
+examples:
+  vlmreward inspect dataset=recordings                      a LeRobot or Minari dataset, or a folder of videos
+  vlmreward inspect dataset=demo.hdf5                       robomimic, LIBERO, RoboCasa
+  vlmreward inspect dataset=recordings most=100             more of its tasks, features and problems
+
+The format is told by what is there; docs/datasets.md says what each holds. A folder of videos or pictures needs an
+episodes.jsonl, with a line like {"video": "clips/a.mp4", "task": "open the drawer"} for each episode.
+
+The names of cameras are what camera=<name> means elsewhere, the tasks what is asked for where no goal is given. Every
+file is opened and the last pictures of each video are decoded; nothing is written. A problem does not stop labelling:
+rows whose frame can't be decoded are labelled invalid, and counted.
+""",
     "list": """\
 List what can be chosen.
 

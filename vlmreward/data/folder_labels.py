@@ -115,7 +115,7 @@ def read_label(folder: Path, episode: Episode, column: str) -> FloatArray:
     Args:
         folder: Of the dataset.
         episode: Whose.
-        column: The labels' name, with ``success_`` or ``progress_`` before it, ``_valid`` behind it, or nothing.
+        column: The labels' name, or with ``_success``, ``_progress`` or ``_valid`` behind it.
 
     Returns:
         float32, shape (T,); NaN where invalid.
@@ -143,11 +143,10 @@ def read_label(folder: Path, episode: Episode, column: str) -> FloatArray:
 def _meanings(column: str) -> Iterator[tuple[str, str]]:
     """Yield which labels a name of a column can mean, and which of their columns."""
     yield column, "reward"
-    for part in ("success", "progress"):
-        if column.startswith(f"{part}_"):
-            yield column.removeprefix(f"{part}_"), part
-    if column.endswith("_valid"):
-        yield column.removesuffix("_valid"), "valid"
+    for part in ("success", "progress", "valid"):
+        for bare in (column.removeprefix(f"{part}_"), column.removesuffix(f"_{part}")):
+            if bare != column:
+                yield bare, part
 
 
 def _schema(pa: Any) -> Any:

@@ -96,7 +96,7 @@ class _Video:
 
 
 class _PictureFolder:
-    fps = None
+    fps: float | None = None
 
     def __init__(self, folder: Path, path: Path) -> None:
         def place(found: Path) -> tuple[list[int], str]:
@@ -138,7 +138,7 @@ class _PictureFolder:
 
 
 class _Array:
-    fps = None
+    fps: float | None = None
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key

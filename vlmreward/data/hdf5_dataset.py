@@ -77,7 +77,7 @@ class Hdf5Dataset:
         Args:
             episode: Whose.
             name: Name of a dataset in the episode's group, or of labels of ours as it was given when they were written:
-                ``"reward_vlm"`` is found in ``rewards_vlm``, ``"success_reward_vlm"`` in ``success_vlm``.
+                ``"reward_vlm"`` is found in ``rewards_vlm``, ``"reward_vlm_success"`` in ``success_vlm``.
 
         Raises:
             DatasetError: There is no such column, or it is damaged.

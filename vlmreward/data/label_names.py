@@ -61,11 +61,11 @@ def name_labels(name: str) -> LabelNames:
 
 def label_names(column: str) -> Iterator[str]:
     """Yield where a column of labels may stand whose name was made from the one the user gave."""
-    for part in ("success_", "progress_"):
-        if column.startswith(part):
-            yield part + label_stem(column.removeprefix(part))
-            return
     yield f"rewards_{label_stem(column)}"
+    for part in ("success", "progress"):
+        for bare in (column.removeprefix(f"{part}_"), column.removesuffix(f"_{part}")):
+            if bare != column:
+                yield f"{part}_{label_stem(bare)}"
 
 
 def label_stem(name: str) -> str:
