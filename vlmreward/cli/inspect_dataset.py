@@ -41,7 +41,10 @@ def main(argv: list[str]) -> int:
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
     for table in (_overview(dataset), _tasks(dataset, most), _features(dataset, most), _problems(dataset, most)):
-        console.print(table)
+        console.print(table.title)
+        table.title = None
+        if table.row_count:
+            console.print(table)
     return 0
 
 
@@ -109,7 +112,7 @@ def _table(title: str, *head: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=_text(title), title_justify="left", box=box.SIMPLE, show_header=any(head), pad_edge=False)
+    table = Table(title=_text(title), box=box.SIMPLE, show_header=any(head), pad_edge=False)
     for name in head:
         table.add_column(name, overflow="fold")
     return table

@@ -112,7 +112,8 @@ class FolderDataset:
         Args:
             episode: Whose.
             name: As it was given when labels were written, e.g. ``"reward_vlm"``, also with ``_success``,
-                ``_progress`` or ``_valid`` behind it; ``"rewards"`` are the recorded ones. NaN where a label is invalid.
+                ``_progress`` or ``_valid`` behind it; ``"rewards"`` are the recorded ones. NaN where a
+                label is invalid.
 
         Raises:
             DatasetError: There is no such column, or it is damaged.
