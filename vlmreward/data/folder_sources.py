@@ -206,6 +206,8 @@ def open_array(path: Path, key: str) -> Iterator[OpenArray]:
         DatasetError: It can't be read, holds Python objects (a pickle), or is stored column by column.
     """
     name = f"{path.name}:{key}" if key else path.name
+    if not path.is_file():  # a named pipe would block for ever
+        raise DatasetError(f"{path.name} is missing or no file")
     with contextlib.ExitStack() as stack:
         try:
             stream: IO[bytes] = stack.enter_context(path.open("rb"))
@@ -251,8 +253,6 @@ def read_numbers(folder: Path, name: str, rows: int | None) -> FloatArray:
     """
     file, key = split_key(name)
     path = inside(folder, file)
-    if not path.is_file():
-        raise DatasetError(f"{shown(file)} is missing")
     with open_array(path, key) as array:
         if array.dtype.kind not in "fiub" or not array.shape:
             raise DatasetError(f"{array.name} is {array.dtype} {array.shape}, not numbers with a row for each step")

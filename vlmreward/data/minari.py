@@ -127,6 +127,8 @@ class MinariDataset(Hdf5Dataset):
                 continue
             found = [(name, part)] if hasattr(part, "dtype") else [(f"{name}/{n}", v) for n, v in leaves(part)]
             for where, node in found:
+                if name == "actions" and not is_numeric(node):
+                    yield f"{where} are {node.dtype} {node.shape}, not numbers"
                 if length_of(node) != rows:
                     yield f"{where} has {length_of(node)} rows, {rows} expected"
 

@@ -25,6 +25,7 @@ def inside(root: Path, name: str) -> Path:
     try:
         found = (root / relative).resolve()
         home = root.resolve()
+        found.exists()  # a name that is too long is no fault before somebody looks for it
     except (OSError, RuntimeError, ValueError) as e:  # links in a circle, a name of thousands of letters, surrogates
         raise DatasetError(f"path {shown(name)} can't be a file: {one_line(e)}") from e
     if not found.is_relative_to(home):

@@ -119,6 +119,8 @@ class RobomimicDataset(Hdf5Dataset):
         said = read_attribute(group, "num_samples")
         if said is not None and said != episode.rows:
             yield f"num_samples is {said}, there are {episode.rows} actions"
+        if not is_numeric(actions := find(group, "actions")):
+            yield f"actions are {actions.dtype} {actions.shape}, not numbers"
         for name in ("rewards", "dones", "states"):
             node = find(group, name)
             if node is not None and length_of(node) != episode.rows:
