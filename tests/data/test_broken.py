@@ -24,6 +24,8 @@ from vlmreward.errors import StorageError, VlmRewardError
 
 Break = Callable[[Path], None]
 CASES: list[Any] = []
+DEMO = "data/demo_1"
+FRONT = f"{DEMO}/obs/front"
 SECRET = b"\xff\xd8\xffoutside"
 
 
@@ -168,7 +170,7 @@ def num_samples_disagrees(file: Any) -> None:
 @robomimic
 def external_link(file: Any) -> None:
     del file["data/demo_1/obs/front"]
-    file["data/demo_1/obs/front"] = h5py.ExternalLink("../secret.hdf5", "/data/demo_1/obs/front")
+    file["data/demo_1/obs/front"] = h5py.ExternalLink("../secret.hdf5", f"/{FRONT}")
 
 
 @case("robomimic")
@@ -190,8 +192,8 @@ def soft_link_through_an_external_one(file: Any) -> None:
 @robomimic
 def soft_links_in_a_circle(file: Any) -> None:
     del file["data/demo_1/obs"]
-    file["data/demo_1/obs"] = h5py.SoftLink("/data/demo_1/more")
-    file["data/demo_1/more"] = h5py.SoftLink("/data/demo_1/obs")
+    file["data/demo_1/obs"] = h5py.SoftLink(f"/{DEMO}/more")
+    file["data/demo_1/more"] = h5py.SoftLink(f"/{DEMO}/obs")
 
 
 @case("robomimic")

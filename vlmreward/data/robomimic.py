@@ -1,6 +1,6 @@
 """robomimic's HDF5 files, and those of LIBERO, robosuite, MimicGen and RoboCasa, which are laid out alike.
 
-An episode is ``/data/demo_<i>``: ``actions``, ``rewards``, ``dones``, ``obs/<key>`` and often ``next_obs/<key>``, each
+An episode is ``data/demo_<i>``: ``actions``, ``rewards``, ``dones``, ``obs/<key>`` and often ``next_obs/<key>``, each
 with T rows. Cameras are the keys of ``obs`` with pictures uint8 (T, H, W, 3), as they are stored: LIBERO's stand on
 their head. With ``next_obs`` there is a picture after the last action, else the last row has no successor.
 
@@ -71,7 +71,7 @@ class RobomimicDataset(Hdf5Dataset):
                     episodes.append(episode)
             self.episodes, self.groups = episodes, [f"data/{episode.name}" for episode in episodes]
             if not self.episodes:
-                raise DatasetError(f"{self.path.name} has no readable episode /data/demo_<i>{self._why()}")
+                raise DatasetError(f"{self.path.name} has no readable episode data/demo_<i>{self._why()}")
             self.cameras = tuple(cameras)
             fps = self._about["env_args"].get("fps")
             control = self._about["env_args"].get("env_kwargs", {})
@@ -281,7 +281,7 @@ def _label(dataset: Hdf5Dataset, name: str, filler: str = "hold", overwrite: boo
 
 FORMAT = Format(
     name="robomimic",
-    marks="a .hdf5 file with groups /data/demo_<i>",
+    marks="a .hdf5 file with groups data/demo_<i>",
     recognises=recognises,
     open=_open,
     create=RobomimicWriter,
