@@ -218,6 +218,19 @@ def test_two_processes_do_not_write_at_once(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.hdf5"]
 
 
+def test_links_to_other_files_are_left_alone(tmp_path: Path, known: Any) -> None:
+    path = build(tmp_path / "a.hdf5")
+    os.mkfifo(tmp_path / "pipe")  # whoever opens it waits for ever
+    with h5py.File(path, "r+") as file:
+        file["data/demo_9/other"] = h5py.ExternalLink(str(tmp_path / "pipe"), "/")
+    dataset = FORMAT.open(path)
+    FORMAT.label(dataset, "vlm").write(known.KnownLabels(list(dataset.episodes)))
+    FORMAT.label(dataset, "vlm", overwrite=True).undo()
+    with h5py.File(path) as file:
+        link = file["data/demo_9"].get("other", getlink=True)
+        assert (link.filename, link.path) == (str(tmp_path / "pipe"), "/")
+
+
 def test_mode_of_the_file_is_kept(tmp_path: Path, known: Any) -> None:
     path = build(tmp_path / "a.hdf5")
     os.chmod(path, 0o640)

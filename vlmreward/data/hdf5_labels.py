@@ -116,8 +116,7 @@ class Hdf5LabelWriter:
                 for episode, group in zip(self._dataset.episodes, self._groups(file), strict=True):
                     if self._remove(group):
                         rows += episode.rows
-                left = any(self._is_ours(node) for group in self._groups(file) for node in group.values())
-                if left:
+                if any(self._has_labels(group) for group in self._groups(file)):
                     written = time.time_ns() // _SECOND_NS * _SECOND_NS
                     file.attrs[PICTURES] = json.dumps({"written_ns": written, "changed_ns": changed})
                 else:
@@ -183,14 +182,20 @@ class Hdf5LabelWriter:
             for name in ours:
                 del group[name]
             if self._names.in_place:
-                if for_new and "rewards" in group:
+                if for_new and find(group, "rewards") is not None:
                     group.move("rewards", RECORDED)
-                elif not for_new and ours and RECORDED in group:
+                elif not for_new and ours and find(group, RECORDED) is not None:
                     group.move(RECORDED, "rewards")
         return bool(ours)
 
     def _is_ours(self, node: Any) -> bool:
         return node is not None and hasattr(node, "dtype") and isinstance(read_attribute(node, MARK), str)
+
+    def _has_labels(self, group: Any) -> bool:
+        """Return whether labels of ours of any name are left in an episode; follows no link."""
+        h5py = require_package("h5py", "data")
+        hard = [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
+        return any(self._is_ours(group[name]) for name in hard)
 
     def _groups(self, file: Any) -> list[Any]:
         return [self._dataset.group(file, episode) for episode in self._dataset.episodes]

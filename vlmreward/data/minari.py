@@ -1,6 +1,6 @@
 """Minari's datasets, read and written with h5py alone.
 
-``<root>/data/metadata.json`` and ``main_data.hdf5``; an episode is ``/episode_<i>`` with ``observations`` (T + 1 rows;
+``data/metadata.json`` and ``data/main_data.hdf5``; an episode is ``/episode_<i>`` with ``observations`` (T + 1 rows;
 groups for Dict and Tuple spaces), ``actions``, ``rewards``, ``terminations`` and ``truncations`` (T), and ``infos``.
 Cameras are the parts of ``observations`` with pictures, raw uint8 (T + 1, H, W, 3) or encoded as JPEG, which is what
 Minari does of itself with pictures of 32x32 and more; what a dataset holds is told by its bytes, not its spaces.
