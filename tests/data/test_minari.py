@@ -1,5 +1,8 @@
 """Datasets that the real Minari writes are read by ours, and the other way round."""
 
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportOptionalMemberAccess=false, reportCallIssue=false, reportOptionalSubscript=false, reportOperatorIssue=false
+# of what lies in an HDF5 file h5py can say no narrower type
 from __future__ import annotations
 
 import io

@@ -1,5 +1,8 @@
 """Files as robomimic and LIBERO write them, made with h5py alone."""
 
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportArgumentType=false
+# pyright: reportOptionalMemberAccess=false, reportCallIssue=false, reportOptionalSubscript=false, reportOperatorIssue=false
+# of what lies in an HDF5 file h5py can say no narrower type
 from __future__ import annotations
 
 import json

@@ -117,7 +117,9 @@ def curves_of_columns(dataset: EpisodeDataset, columns: Sequence[str], episode: 
             values = np.where(dataset.column(episode, f"{name}_valid") > 0, values, np.float32(np.nan))
         of_frames = np.full(episode.frames, np.nan, np.float32)
         of_frames[1:] = values[: episode.frames - 1]
-        kind: Kind = next((kind for kind in KINDS[1:] if name.endswith(kind)), KINDS[0])
+        kind: Kind = "reward"
+        for one in KINDS:
+            kind = one if name.endswith(one) else kind
         source = f"column {_stem(name, kind)}"
         curves.append(Curve(source, kind, of_frames, about=f"column {name}: {dataset.features[name]}"))
     return curves
