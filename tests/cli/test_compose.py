@@ -43,12 +43,8 @@ def test_every_algorithm_has_a_config() -> None:
 @pytest.mark.parametrize("command", PRIMARY)
 def test_every_primary_config_composes(command: str) -> None:
     arguments = parse_arguments(["env=cartpole"] if command == "train" else [])
-<<<<<<< HEAD
     settled = {"cache": "all", "inspect": "most", "view": "size"}.get(command, "seed")
     assert compose(command, arguments)[settled] is not None
-=======
-    assert compose(command, arguments)[{"cache": "all", "inspect": "most"}.get(command, "seed")] is not None
->>>>>>> formats
 
 
 def test_command_line_beats_experiment() -> None:

@@ -33,11 +33,7 @@ from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups, match_option
 from vlmreward.cli.help import command_page, overview
 from vlmreward.data import find_format
-<<<<<<< HEAD
 from vlmreward.data.dataset import Recording, Transitions
-=======
-from vlmreward.data.dataset import Recording
->>>>>>> formats
 from vlmreward.encoders import mini
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.store_folder import StoreMeta
@@ -238,20 +234,15 @@ def random_mini(tmp_path_factory):
 
 def make_dataset(path):
     """Write one recorded episode, in the format that the path's name speaks of."""
-<<<<<<< HEAD
     create = find_format("robomimic" if path.suffix else "folder").create
     assert create is not None
     writer = create(path, fps=10.0)
-=======
-    writer = find_format("robomimic" if path.suffix else "folder").create(path, fps=10.0)
->>>>>>> formats
     frames = {"front": np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)}
     nothing = np.zeros((4, 1), np.float32)
     writer.add(Recording(frames, nothing, nothing[1:], None, terminated=True, truncated=False, instruction="open it"))
     writer.finish()
 
 
-<<<<<<< HEAD
 def cartpole_episode(seed):
     """Return an episode of random numbers that has the sizes of cart-pole, and labels."""
     rng, rows = np.random.default_rng(seed), 10
@@ -266,8 +257,6 @@ def cartpole_episode(seed):
     return ArrayEpisode(transitions, columns, success=True)
 
 
-=======
->>>>>>> formats
 @pytest.fixture
 def attempt(request, tmp_path, monkeypatch, capsys):
     """Run a command, given as words, in an empty folder; return what it complains of, or None."""

@@ -15,14 +15,9 @@ from vlmreward.registry import suggest
 
 PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
 PATH_KEYS = frozenset(
-<<<<<<< HEAD
     {"dataset", "frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "labels"}
 )
 REPEATED_PATHS = frozenset({"labels"})  # of which several may be given, each with its key
-=======
-    {"frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "dataset"}
-)
->>>>>>> formats
 VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null
 FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug", "--dry-run": "dry_run"}

@@ -86,12 +86,8 @@ def refuse_words(command: str, arguments: Arguments) -> None:
         if word in options:
             raise ConfigError(f"{word!r} is not of the form key=value: write {group}={word}")
     if Path(word).is_dir():
-<<<<<<< HEAD
         keys = {"train": "resume", "cache": "path", **dict.fromkeys(("inspect", "label", "view"), "dataset")}
         key = keys.get(command, "run")
-=======
-        key = {"train": "resume", "cache": "path", "inspect": "dataset"}.get(command, "run")
->>>>>>> formats
         raise ConfigError(f"{word!r} is not of the form key=value: write {key}={word}")
     raise ConfigError(f"{word!r} is not of the form key=value (see vlmreward {command} --help)")
 

@@ -9,11 +9,7 @@ from vlmreward.agents.catalogue import check_refused
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
 
-<<<<<<< HEAD
 PRIMARY = ("train", "audit", "evaluate", "record", "collect", "label", "inspect", "view", "cache", "pretrain_mini")
-=======
-PRIMARY = ("train", "audit", "evaluate", "record", "cache", "inspect", "pretrain_mini")
->>>>>>> formats
 
 
 def list_groups(config_dir: str | None = None) -> dict[str, list[str]]:
