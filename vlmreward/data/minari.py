@@ -74,7 +74,7 @@ class MinariDataset(Hdf5Dataset):
             )
         fps = self.metadata.get("fps")
         if isinstance(fps, (int, float)) and not isinstance(fps, bool) and 0 < fps <= 1e6:
-            self.fps = float(fps)
+            self._set_fps(float(fps))
         cameras: dict[str, None] = {}
         with open_hdf5(self.path) as file:
             episodes: list[Episode] = []
@@ -87,7 +87,7 @@ class MinariDataset(Hdf5Dataset):
             self.episodes, self.groups = episodes, [episode.name for episode in episodes]
             self.cameras = tuple(cameras)
             first = self.group(file, episodes[0])
-            self.features = {n: _describe(node) for n, node in leaves(first) if node.shape}
+            self._set_features((n, _describe(node)) for n, node in leaves(first) if node.shape)
         said = self.metadata.get("total_episodes")
         if isinstance(said, int) and said != len(episodes):
             self._found.append(Problem(METADATA, f"total_episodes is {said}, {len(episodes)} can be read"))

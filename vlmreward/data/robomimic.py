@@ -77,9 +77,9 @@ class RobomimicDataset(Hdf5Dataset):
             control = self._about["env_args"].get("env_kwargs", {})
             fps = control.get("control_freq") if fps is None and isinstance(control, dict) else fps
             if isinstance(fps, (int, float)) and not isinstance(fps, bool) and 0 < fps <= 1e6:
-                self.fps = float(fps)
+                self._set_fps(float(fps))
             first = self.group(file, self.episodes[0])
-            self.features = {n: f"{node.dtype} {node.shape[1:]}" for n, node in leaves(first) if node.shape}
+            self._set_features((n, f"{node.dtype} {node.shape[1:]}") for n, node in leaves(first) if node.shape)
 
     def spans(self, episode: Episode, camera: str) -> Sequence[Span]:
         """Return where the pictures of a camera are; see the base class."""
