@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,6 @@ class Hdf5Dataset:
         if group is None:
             raise DatasetError(f"{episode.name} is not in {self.path.name} any more: open the dataset again")
         return group
-
-    def _set_fps(self, fps: float | None) -> None:
-        self.fps = fps
-
-    def _set_features(self, features: Iterable[tuple[str, str]]) -> None:
-        self.features = dict(features)
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self.cameras:
