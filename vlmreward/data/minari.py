@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class MinariDataset(Hdf5Dataset):
             )
         fps = self.metadata.get("fps")
         if isinstance(fps, (int, float)) and not isinstance(fps, bool) and 0 < fps <= 1e6:
-            self.fps = float(fps)
+            self.fps: float | None = float(fps)
         cameras: dict[str, None] = {}
         with open_hdf5(self.path) as file:
             episodes: list[Episode] = []
@@ -84,10 +84,12 @@ class MinariDataset(Hdf5Dataset):
             if not episodes:
                 why = f": {self._found[0].where}: {self._found[0].what}" if self._found else ""
                 raise DatasetError(f"{FILE} has no readable group episode_<i>{why}")
-            self.episodes, self.groups = episodes, [episode.name for episode in episodes]
+            self.episodes: Sequence[Episode] = episodes
+            self.groups = [episode.name for episode in episodes]
             self.cameras = tuple(cameras)
             first = self.group(file, episodes[0])
-            self.features = {n: _describe(node) for n, node in leaves(first) if node.shape}
+            held = {n: _describe(node) for n, node in leaves(first) if node.shape}
+            self.features: Mapping[str, str] = held
         said = self.metadata.get("total_episodes")
         if isinstance(said, int) and said != len(episodes):
             self._found.append(Problem(METADATA, f"total_episodes is {said}, {len(episodes)} can be read"))

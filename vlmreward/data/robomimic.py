@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ class RobomimicDataset(Hdf5Dataset):
             for name in self._demos(data):
                 if (episode := self._read_demo(data, name, len(episodes), cameras)) is not None:
                     episodes.append(episode)
-            self.episodes, self.groups = episodes, [f"data/{episode.name}" for episode in episodes]
+            self.episodes: Sequence[Episode] = episodes
+            self.groups = [f"data/{episode.name}" for episode in episodes]
             if not self.episodes:
                 raise DatasetError(f"{self.path.name} has no readable episode data/demo_<i>{self._why()}")
             self.cameras = tuple(cameras)
@@ -77,9 +78,10 @@ class RobomimicDataset(Hdf5Dataset):
             control = self._about["env_args"].get("env_kwargs", {})
             fps = control.get("control_freq") if fps is None and isinstance(control, dict) else fps
             if isinstance(fps, (int, float)) and not isinstance(fps, bool) and 0 < fps <= 1e6:
-                self.fps = float(fps)
+                self.fps: float | None = float(fps)
             first = self.group(file, self.episodes[0])
-            self.features = {n: f"{node.dtype} {node.shape[1:]}" for n, node in leaves(first) if node.shape}
+            held = {n: f"{node.dtype} {node.shape[1:]}" for n, node in leaves(first) if node.shape}
+            self.features: Mapping[str, str] = held
 
     def spans(self, episode: Episode, camera: str) -> Sequence[Span]:
         """Return where the pictures of a camera are; see the base class."""
