@@ -78,10 +78,10 @@ def test_one_run_or_all_of_a_job_can_be_named(cli, write_dataset):
     runs = list_runs(Path("job, of mine"))
     (alone,) = facts_of(cli("view", "dataset=d"))
     assert alone["curves"] == []  # the job is not in its usual place
-    (all_three,) = facts_of(cli("view", "dataset=d", "labels=job, of mine"))
+    (all_three,) = facts_of(cli("view", "dataset=d", "runs=job, of mine"))
     names = [c["source"] for c in all_three["curves"] if c["kind"] == "reward"]
     assert len(set(names)) == 3
-    (two,) = facts_of(cli("view", "dataset=d", f"labels={runs[2]}", f"labels={runs[0]}", f"labels={runs[0]}"))
+    (two,) = facts_of(cli("view", "dataset=d", f"runs={runs[2]}", f"runs={runs[0]}", f"runs={runs[0]}"))
     assert [c["source"] for c in two["curves"] if c["kind"] == "reward"] == [names[2], names[0]]
 
 
@@ -147,8 +147,8 @@ def test_frames_a_second_are_the_recorded_ones_the_asked_for_or_ten(cli, write_d
         (("dataset=d", "episode=[0,-1]"), ("episode must be a whole number >= 0", "-1")),
         (("dataset=d", "camera=back"), ("unknown camera 'back'",)),
         (("dataset=d", "columns=[reward]"), ("no column 'reward'", "action")),
-        (("dataset=d", "labels=nowhere"), ("labels=nowhere is no folder",)),
-        (("dataset=d", "labels=d"), ("holds no finished labels",)),
+        (("dataset=d", "runs=nowhere"), ("runs=nowhere is no folder",)),
+        (("dataset=d", "runs=d"), ("holds no finished labels",)),
         (("dataset=d", "size=8"), ("size must be a whole number >= 16",)),
         (("dataset=d", "fps=0"), ("fps must be between 0.1 and 240",)),
         (("dataset=d", "out=page.pdf"), ("ends in .html", "page.pdf")),
@@ -168,21 +168,21 @@ def test_labels_of_another_dataset_or_damaged_ones_are_refused(cli, refused, wri
     write_dataset((5, 5), "other")
     assert cli(*LABEL, "goal=a red cube", "run_dir=job").code == 0
     (run,) = list_runs(Path("job"))
-    refused(cli("view", "dataset=other", "labels=job"), "view", "31 frames", "12")
+    refused(cli("view", "dataset=other", "runs=job"), "view", "31 frames", "12")
     shard, result = run / "000000.npz", run / "result.json"
     kept, said = shard.read_bytes(), result.read_text()
     shard.write_bytes(kept[:100])
-    refused(cli("view", "dataset=d", "labels=job"), "view", "000000.npz can't be read")
+    refused(cli("view", "dataset=d", "runs=job"), "view", "000000.npz can't be read")
     shard.unlink()
-    refused(cli("view", "dataset=d", "labels=job"), "view", "shard 0", "is missing", "run the same vlmreward label")
+    refused(cli("view", "dataset=d", "runs=job"), "view", "shard 0", "is missing", "run the same vlmreward label")
     shard.write_bytes(kept)
     for broken in ("{", "[]", said.replace("provenance", "origin"), said.replace('"encoder":', '"coder":')):
         result.write_text(broken)
-        refused(cli("view", "dataset=d", f"labels={run}"), "view", "result.json can't be read")
+        refused(cli("view", "dataset=d", f"runs={run}"), "view", "result.json can't be read")
     result.unlink()
-    refused(cli("view", "dataset=d", f"labels={run}"), "view", "holds no finished labels", "let it finish")
+    refused(cli("view", "dataset=d", f"runs={run}"), "view", "holds no finished labels", "let it finish")
     result.write_text(said)
-    assert cli("view", "dataset=d", f"labels={run}").code == 0
+    assert cli("view", "dataset=d", f"runs={run}").code == 0
 
 
 def run_of(number: int, goal: str = "up", camera: str = "front", **reward: Any) -> Provenance:

@@ -267,19 +267,17 @@ def attempt(request, tmp_path, monkeypatch, capsys):
             has_labels = any(setting.startswith(("undo=true", "columns=")) for setting in settings)
             if name == "train":
                 save_arrays(path, [cartpole_episode(seed) for seed in range(4)])
-            elif path.suffix:
+            elif name == "inspect":
                 make_dataset(path)
             else:
                 shutil.copytree(request.getfixturevalue("tiny_dataset")[has_labels], path)
-        for path in literals.get("labels", ()) if name == "view" else ():
+        for path in literals.get("runs", ()):
             shutil.copytree(request.getfixturevalue("tiny_dataset")["job"], path)
         for key in {"run", "resume"} & set(literals):
             shutil.copytree(request.getfixturevalue("tiny_run"), literals[key][-1])
         for path in literals.get("path", ()):
             store = EmbeddingStore(Path(path), StoreMeta(f"{mini.VERSION}-0123456789abcdef", "fp32", 2, "float16"))
             store.add(np.zeros((1, 2), np.uint64), np.eye(2, dtype=np.float32)[:1])
-        for path in literals.get("dataset", ()):
-            make_dataset(Path(path))
         for path in literals.get("frames", ()):
             Path(path).parent.mkdir(parents=True)
             for i in range(4):

@@ -15,9 +15,9 @@ from vlmreward.registry import suggest
 
 PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
 PATH_KEYS = frozenset(
-    {"dataset", "frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "labels"}
+    {"dataset", "frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "runs"}
 )
-REPEATED_PATHS = frozenset({"labels"})  # of which several may be given, each with its key
+REPEATED_PATHS = frozenset({"runs"})  # of which several may be given, each with its key
 VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null
 FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug", "--dry-run": "dry_run"}

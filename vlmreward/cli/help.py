@@ -118,7 +118,7 @@ usage: vlmreward view dataset=<folder or file> [episode=<number>] [key=value ...
 examples:
   vlmreward view dataset=<folder>                                        episode 0, and all labels that are found
   vlmreward view dataset=<folder> episode=[0,2] camera=main
-  vlmreward view dataset=<folder> labels=runs/labels/<job>               all runs of a labelling job
+  vlmreward view dataset=<folder> runs=runs/labels/<job>                 all runs of a labelling job
   vlmreward view dataset=<folder> columns=[reward_vlm,next.success]      columns of the dataset beside them
 
 The page needs no other file and no network. Its keys: left and right go one frame back and on (with Shift ten), Space

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     camera = choose_camera(options["camera"], dataset.cameras)
     episodes = choose_episodes(options["episode"], dataset.episodes)
     columns = choose_columns(options["columns"], dataset.features)
-    runs = open_runs(dataset, options["labels"])
+    runs = open_runs(dataset, options["runs"])
     out = _page(options["out"], dataset, camera, episodes)
     check_writable(out)
     if not runs and not columns:

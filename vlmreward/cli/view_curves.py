@@ -48,7 +48,7 @@ def open_runs(dataset: EpisodeDataset, asked: Sequence[str] | None) -> list[Stor
         for given in asked:
             folder = Path(given)
             if not folder.is_dir():
-                raise ConfigError(f"labels={given} is no folder: give runs/labels/<job>, or a labels-<run> in it")
+                raise ConfigError(f"runs={given} is no folder: give runs/labels/<job>, or a labels-<run> in it")
             found += list_runs(folder) or [folder]
     return [open_labels(run, dataset.episodes) for run in dict.fromkeys(found)]
 
