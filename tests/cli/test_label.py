@@ -172,3 +172,14 @@ def test_too_many_lost_frames_are_no_labels(cli, refused, dataset):
     assert not any(
         "reward_vlm" in name for name in json.loads((dataset / "meta" / "info.json").read_text())["features"]
     )
+
+
+def test_tabletops_own_policies_are_collected_and_succeed(cli):
+    outcome = cli(
+        "collect", "env=tabletop", "env.task=lift", "env.kwargs.width=32", "env.kwargs.height=32", "out=t", "episodes=4",
+        "policy=[expert,failed]",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    read = open_dataset("t")
+    assert [e.success for e in read.episodes] == [True, False, True, False]
+    assert {e.instruction for e in read.episodes} == {"lift the blue cube"}

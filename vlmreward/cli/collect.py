@@ -204,6 +204,7 @@ def record_episode(
 
     obs, info = env.reset(seed=seed)
     policy.start(0, seed)
+    said = info.get("instruction") if task is not None else None  # where an environment has several ways to put it
     frames, seen = [render_frame(env)], [_flat(obs)]
     actions: list[np.ndarray] = []
     rewards, truth = [], [judge(info)]
@@ -216,7 +217,6 @@ def record_episode(
         actions.append(np.atleast_1d(np.asarray(action, np.float32)))
         rewards.append(reward)
         truth.append(judge(info))
-    said = getattr(bare, "instruction", None) if task is not None else None  # how an environment of many words puts it
     recording = Recording(
         frames={str(getattr(bare, "camera", "main")): frames},
         observation=np.stack(seen),

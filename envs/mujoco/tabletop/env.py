@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
@@ -257,6 +259,22 @@ class TabletopEnv(gym.Env):
         if self.task is None:
             return ()
         return instructions(self.task.name, self.scene.look.cubes, self.scene.look.targets)
+
+    @property
+    def scripted_policies(self) -> dict[str, Callable[[TabletopEnv, np.random.Generator], Callable[[], np.ndarray]]]:
+        """Policies for the present task, by name: called in a begun episode, one gives what chooses its actions."""
+        from vlmreward.envs.mujoco.tabletop.experts import BEHAVIOURS, make_behaviour  # they look into this class
+
+        if self.task is None:
+            return {}
+        task = self.task.name
+
+        def begin(name: str, env: TabletopEnv, rng: np.random.Generator) -> Callable[[], np.ndarray]:
+            policy = make_behaviour(name, task, rng)
+            policy.reset(env)
+            return partial(policy.act, env)
+
+        return {name: partial(begin, name) for name in BEHAVIOURS}
 
     def facts(self) -> dict[str, float]:
         """Return the true facts of the present state; see ``facts.FACTS``."""

@@ -54,7 +54,8 @@ class VideoFile:
 
     def begin(self, width: int, height: int) -> None:
         """Make ready for an episode: a new file, where there is none or the last one is large enough."""
-        if self._container is not None and self.path.stat().st_size < VIDEO_MB << 20:
+        # a short episode may wait in the encoder, and there is no file yet
+        if self._container is not None and (not self.path.exists() or self.path.stat().st_size < VIDEO_MB << 20):
             return
         self.close()
         av = require_package("av", "data")
