@@ -175,10 +175,8 @@ def test_too_many_lost_frames_are_no_labels(cli, refused, dataset):
 
 
 def test_tabletops_own_policies_are_collected_and_succeed(cli):
-    outcome = cli(
-        "collect", "env=tabletop", "env.task=lift", "env.kwargs.width=32", "env.kwargs.height=32", "out=t", "episodes=4",
-        "policy=[expert,failed]",
-    )  # fmt: skip
+    small = ("env.kwargs.width=32", "env.kwargs.height=32", "episodes=4")
+    outcome = cli("collect", "env=tabletop", "env.task=lift", *small, "out=t", "policy=[expert,failed]")
     assert outcome.code == 0, outcome.err
     read = open_dataset("t")
     assert [e.success for e in read.episodes] == [True, False, True, False]
