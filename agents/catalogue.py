@@ -8,12 +8,13 @@ from typing import Literal
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
 
-Scoring = Literal["rollout", "replay", "step"]
+Scoring = Literal["rollout", "replay", "step", "offline"]
 
 HOW = {
     "rollout": "in batches, when a rollout is complete",
     "replay": "in batches, while the replay buffer fills",
     "step": "step by step, for the algorithm brings its own buffer or has none",
+    "offline": "before, by vlmreward label: it learns from a dataset",
 }
 
 
@@ -23,9 +24,9 @@ class AgentSpec:
 
     Attributes:
         name: What users write, e.g. ``"ppo"``.
-        target: ``"package:Class"``.
+        target: ``"package:Class"``; of an offline agent the class of its hyper-parameters.
         scoring: Where its reward is computed: ``rollout`` and ``replay`` score in batches inside our buffer classes,
-            ``step`` scores every vectorised step in a wrapper.
+            ``step`` scores every vectorised step in a wrapper, ``offline`` reads labels of a dataset.
         actions: Kinds of action space it takes.
         extra: The extra of this project that brings it, or "".
     """
@@ -41,6 +42,11 @@ class AgentSpec:
         """Return in words when the reward is computed."""
         return HOW[self.scoring]
 
+    @property
+    def is_offline(self) -> bool:
+        """Return whether it learns from a dataset, without an environment."""
+        return self.scoring == "offline"
+
 
 _ANY = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 _SB3, _CONTRIB = "stable_baselines3", "sb3_contrib"
@@ -54,6 +60,8 @@ _AGENTS = {
         AgentSpec("ppo", f"{_SB3}:PPO", "rollout", _ANY),
         AgentSpec("sac", f"{_SB3}:SAC", "replay", ("Box",)),
         AgentSpec("td3", f"{_SB3}:TD3", "replay", ("Box",)),
+        AgentSpec("bc", "vlmreward.agents.bc:BCSettings", "offline", ("Box", "Discrete")),
+        AgentSpec("iql", "vlmreward.agents.iql:IQLSettings", "offline", ("Box", "Discrete")),
         AgentSpec("ars", f"{_CONTRIB}:ARS", "step", ("Box", "Discrete"), "contrib"),
         AgentSpec("crossq", f"{_CONTRIB}:CrossQ", "replay", ("Box",), "contrib"),
         AgentSpec("maskable_ppo", f"{_CONTRIB}:MaskablePPO", "step", _ANY[1:], "contrib"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -128,3 +129,52 @@ class HoldPolicy:
     def act(self, obs: Any) -> np.ndarray:
         """Return one action per environment."""
         return self._actions
+
+
+class ScriptedPolicy:
+    """One of an environment's own policies, which look into its true state.
+
+    Args:
+        env: The environment.
+        make: One of its ``scripted_policies``: builds an actor of one episode from the environment and a generator;
+            calling that returns an action.
+    """
+
+    def __init__(self, env: gym.Env, make: Callable[[gym.Env, np.random.Generator], Callable[[], np.ndarray]]) -> None:
+        self._env, self._make = env, make
+        self._actor: Callable[[], np.ndarray] | None = None
+
+    def start(self, slot: int, seed: int) -> None:
+        """Begin an episode."""
+        self._actor = self._make(self._env.unwrapped, np.random.default_rng(seed))
+
+    def act(self, obs: Any) -> np.ndarray:
+        """Return the action, shape (1, A)."""
+        assert self._actor is not None, "an episode is started before it is acted in"
+        return self._actor()[None]
+
+
+class NoisyPolicy:
+    """Another policy, some of whose actions random ones replace.
+
+    Args:
+        policy: Of one environment.
+        space: Its action space.
+        noise: Share of random actions, in [0, 1].
+    """
+
+    def __init__(self, policy: Policy, space: gym.Space, noise: float) -> None:
+        self._policy, self._noise = policy, noise
+        self._random = RandomPolicy(space, 1)
+        self._rng = np.random.default_rng()
+
+    def start(self, slot: int, seed: int) -> None:
+        """Begin an episode."""
+        self._policy.start(slot, seed)
+        self._random.start(slot, seed)
+        self._rng = np.random.default_rng(seed)
+
+    def act(self, obs: Any) -> np.ndarray:
+        """Return one action."""
+        action = self._policy.act(obs)
+        return self._random.act(obs) if self._rng.random() < self._noise else action

@@ -6,6 +6,7 @@ untouched. One that brings its own buffer, or has none, gets its rewards step by
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -26,14 +27,14 @@ from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.vec_replace_reward import VecReplaceReward
 
 
-def load_algorithm(spec: AgentSpec) -> type[BaseAlgorithm]:
-    """Import an algorithm's class.
+def load_algorithm(spec: AgentSpec) -> Any:
+    """Import an algorithm's class; of an offline agent, that of its hyper-parameters.
 
     Raises:
         DependencyNotInstalled: It belongs to an extra that is not installed.
     """
     package, _, name = spec.target.partition(":")
-    module = require_package(package, spec.extra) if spec.extra else __import__(package)
+    module = require_package(package, spec.extra) if spec.extra else importlib.import_module(package)
     return getattr(module, name)
 
 
@@ -129,7 +130,8 @@ def _buffer_arguments(
 def _check_actions(spec: AgentSpec, space: gym.Space) -> None:
     kind = type(space).__name__
     if kind not in spec.actions:
-        fitting = [name for name in list_agents() if kind in get_agent(name).actions]
+        others = (get_agent(name) for name in list_agents())
+        fitting = [other.name for other in others if kind in other.actions and not other.is_offline]
         raise ConfigError(
             f"{spec.name} takes {' or '.join(spec.actions)} actions, the environment has {kind}: "
             f"choose agent={fitting[0] if fitting else 'ppo'}"

@@ -17,3 +17,8 @@ register(
     entry_point="vlmreward.envs.mujoco.humanoid.env:HumanoidEnv",
     max_episode_steps=400,
 )
+register(
+    id="vlmreward/Tabletop-v0",
+    entry_point="vlmreward.envs.mujoco.tabletop.env:TabletopEnv",
+    max_episode_steps=150,
+)

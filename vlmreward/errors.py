@@ -55,3 +55,7 @@ class StorageError(VlmRewardError, OSError):
 
 class NonFiniteError(VlmRewardError, FloatingPointError):
     """Raised when a value that must be finite is not."""
+
+
+class DatasetError(VlmRewardError, ValueError):
+    """Raised when a dataset of episodes is missing, damaged, of another format, or can't be written."""

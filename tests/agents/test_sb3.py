@@ -30,7 +30,10 @@ def build(dots: Any, name: str, n_envs: int = 2, scorer: Any = None, **settings:
     return model, scorer
 
 
-@pytest.mark.parametrize("name", [name for name in list_agents() if name != "maskable_ppo"])
+ONLINE = [name for name in list_agents() if not get_agent(name).is_offline]
+
+
+@pytest.mark.parametrize("name", [name for name in ONLINE if name != "maskable_ppo"])
 def test_every_algorithm_learns_from_the_scored_reward(dots: Any, name: str) -> None:
     """What sits in the buffer after a short run is the model's reward of the frames, worked out from the state."""
     model, scorer = build(dots, name)
@@ -145,7 +148,7 @@ def test_unknown_algorithm_suggests_the_nearest() -> None:
         get_agent("pppo")
 
 
-@pytest.mark.parametrize("name", list_agents())
+@pytest.mark.parametrize("name", ONLINE)
 def test_catalogue_agrees_with_the_classes(name: str) -> None:
     """Where an algorithm gets its reward, and the actions it takes, read from the class itself."""
     import inspect

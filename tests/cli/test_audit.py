@@ -80,7 +80,7 @@ def test_a_runs_own_episodes_are_audited(cli, tmp_path):
     assert view["sources"] == {"states": 40, "random": 40, "agent": 40}
     outcome = cli(*AUDIT, "env=mountaincar", "run=run")
     assert outcome.code == 2
-    assert "the run is of vlmreward/CartPole-v0, the audit of vlmreward/MountainCar-v0" in outcome.err
+    assert "the run is of vlmreward/CartPole-v0, not of vlmreward/MountainCar-v0" in outcome.err
 
 
 def test_pictures_of_ones_own(cli, tmp_path):

@@ -88,7 +88,7 @@ def test_actions_are_held_in_an_evaluation_as_in_training() -> None:
         change_goal(settings, {**asked, "env": {"action_repeat": 2}})
 
 
-@pytest.mark.parametrize("option", [o for o in list_groups()["env"] if o != "gym"])
+@pytest.mark.parametrize("option", [o for o in list_groups()["env"] if o not in ("gym", "none")])
 def test_every_environment_resolves_and_its_measured_settings_are_real(option: str) -> None:
     from vlmreward.agents.catalogue import get_agent
     from vlmreward.agents.hyperparameters import check_hyperparameters

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from vlmreward.data.captions import cartpole, humanoid, mountaincar
+from vlmreward.data.captions import cartpole, humanoid, mountaincar, tabletop
 from vlmreward.data.captions.concept import Concept, Target, is_held_out
 
-MODULES = {"cartpole": cartpole, "mountaincar": mountaincar, "humanoid": humanoid}
+MODULES = {"cartpole": cartpole, "mountaincar": mountaincar, "humanoid": humanoid, "tabletop": tabletop}
 
 
 def test_target_distance_on_a_circle_by_hand():

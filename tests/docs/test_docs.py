@@ -25,17 +25,20 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from vlmreward import encoders
+from vlmreward import data, encoders
 from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli import COMMANDS, main
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups, match_option
 from vlmreward.cli.help import command_page, overview
+from vlmreward.data import find_format
+from vlmreward.data.dataset import Recording, Transitions
 from vlmreward.encoders import mini
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.store_folder import StoreMeta
 from vlmreward.errors import VlmRewardError
+from vlmreward.testing.datasets import ArrayEpisode, save_arrays
 
 ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "tests" / "cli" / "fakes"
@@ -51,6 +54,7 @@ NOT_RUN = {
     "make fix": "rewrites the checkout",
     "pip install": "needs the network",
     ".venv/bin/pytest": "runs these tests",
+    "vlmreward label dataset=datasets/swing engine=ray": "starts servers; tests/labelling/test_ray_engine.py does",
     "vlmreward pretrain-mini": "takes an hour and a teacher; tests/agents/fit/test_pretrain.py runs its stages",
 }
 
@@ -62,7 +66,11 @@ SMALL = {
     "evaluate": ("episodes=2",),
     "record": ("episodes=1",),
     "audit": ("count=60", "replicates=20", "landscapes=false"),
+    "collect": ("episodes=3", SHORT_EPISODE),
+    "label": ("force=true",),
 }
+WITH_ENV = ("evaluate", "record", "audit")
+SMALL_OFFLINE = ("total_timesteps=8", "encode_batch=16", "eval.episodes=1", "agent.hidden=[8]")  # with a dataset
 SMALL_AGENT = {  # by the way the algorithm is scored
     "replay": ("agent.learning_starts=16", "agent.batch_size=16"),
     "rollout": ("agent.n_steps=16", "agent.batch_size=16"),
@@ -161,9 +169,11 @@ def shorten(name, settings):
     small = [*SMALL.get(name, ())]
     if "resume" in arguments.literals:
         small = [*SMALL["resume"]]
+    elif name == "train" and "dataset" in arguments.literals:
+        small = [*SMALL_OFFLINE, *([SHORT_EPISODE] if "env" in arguments.keys() else [])]  # noqa: SIM118
     elif name == "train":
         small += SMALL_AGENT[get_agent(compose("train", arguments)["agent"]["name"]).scoring]
-    elif small and "run" not in arguments.literals and "frames" not in arguments.literals:
+    elif name in WITH_ENV and not {"run", "frames"} & set(arguments.literals):
         small.append(SHORT_EPISODE)
     for key, _, value in [setting.partition("=") for setting in settings]:
         if key == "encoder" and match_option(key, value, list_groups()) != "mini":
@@ -184,11 +194,12 @@ def page_of_benchmark(script):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fake_encoder():
-    """Register the encoder that needs no weights, as the tests of the command line do."""
+def fakes():
+    """Register the encoder that needs no weights, as the tests of the command line do, and datasets of arrays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FAKES))
         patch.setitem(encoders._ENCODERS._targets, "fake", "fake_encoder:FakeEncoder")
+        patch.setitem(data._FORMATS._targets, "arrays", "vlmreward.testing.datasets:FORMAT")
         yield
 
 
@@ -201,6 +212,17 @@ def tiny_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def tiny_dataset(tmp_path_factory):
+    """A recorded dataset, and the same with labels."""
+    folder = tmp_path_factory.mktemp("dataset")
+    plain, labelled = folder / "plain", folder / "labelled"
+    assert main(["collect", *shorten("collect", ["env=cartpole", f"out={plain}"])]) == 0
+    shutil.copytree(plain, labelled)
+    assert main(["label", f"dataset={labelled}", f"run_dir={folder / 'job'}", "force=true"]) == 0
+    return {False: plain, True: labelled, "job": folder / "job"}
+
+
+@pytest.fixture(scope="module")
 def random_mini(tmp_path_factory):
     """A weights file of the form that ``vlmreward pretrain-mini`` writes."""
     path = tmp_path_factory.mktemp("weights") / mini.WEIGHTS
@@ -210,12 +232,47 @@ def random_mini(tmp_path_factory):
     return path
 
 
+def make_dataset(path):
+    """Write one recorded episode, in the format that the path's name speaks of."""
+    create = find_format("robomimic" if path.suffix else "folder").create
+    assert create is not None
+    writer = create(path, fps=10.0)
+    frames = {"front": np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)}
+    nothing = np.zeros((4, 1), np.float32)
+    writer.add(Recording(frames, nothing, nothing[1:], None, terminated=True, truncated=False, instruction="open it"))
+    writer.finish()
+
+
+def cartpole_episode(seed):
+    """Return an episode of random numbers that has the sizes of cart-pole, and labels."""
+    rng, rows = np.random.default_rng(seed), 10
+
+    def draw(*shape):
+        return rng.random(shape, np.float32)
+
+    labels = {"reward_vlm": draw(rows), "progress_vlm": draw(rows)}
+    columns = labels | {f"{label}_valid": np.ones(rows, np.float32) for label in labels}
+    ends, action = np.arange(rows) == rows - 1, rng.integers(0, 3, (rows, 1)).astype(np.float32)
+    transitions = Transitions(draw(rows + 1, 5), action, draw(rows), ends & False, ends)
+    return ArrayEpisode(transitions, columns, success=True)
+
+
 @pytest.fixture
 def attempt(request, tmp_path, monkeypatch, capsys):
     """Run a command, given as words, in an empty folder; return what it complains of, or None."""
     monkeypatch.chdir(tmp_path)
 
-    def provide(literals):
+    def provide(name, literals, settings):
+        for path in map(Path, literals.get("dataset", ())):
+            has_labels = any(setting.startswith(("undo=true", "columns=")) for setting in settings)
+            if name == "train":
+                save_arrays(path, [cartpole_episode(seed) for seed in range(4)])
+            elif name == "inspect":
+                make_dataset(path)
+            else:
+                shutil.copytree(request.getfixturevalue("tiny_dataset")[has_labels], path)
+        for path in literals.get("runs", ()):
+            shutil.copytree(request.getfixturevalue("tiny_dataset")["job"], path)
         for key in {"run", "resume"} & set(literals):
             shutil.copytree(request.getfixturevalue("tiny_run"), literals[key][-1])
         for path in literals.get("path", ()):
@@ -242,7 +299,7 @@ def attempt(request, tmp_path, monkeypatch, capsys):
             return None if why else "nobody knows how to run it: see NOT_RUN"
         name, *settings = [*words[1:], "--cfg"] if why else words[1:]
         try:
-            provide(parse_arguments(settings).literals)
+            provide(name, parse_arguments(settings).literals, settings)
             settings = settings if "--cfg" in settings else shorten(name, settings)
         except VlmRewardError as e:
             return str(e)

@@ -37,7 +37,12 @@ def rollout(env, seed, steps):
 
 
 def test_registry_holds_the_environments_of_the_documents():
-    assert set(IDS) >= {"vlmreward/CartPole-v0", "vlmreward/MountainCar-v0", "vlmreward/Humanoid-v0"}
+    assert set(IDS) >= {
+        "vlmreward/CartPole-v0",
+        "vlmreward/MountainCar-v0",
+        "vlmreward/Humanoid-v0",
+        "vlmreward/Tabletop-v0",
+    }
 
 
 def test_same_seed_gives_the_same_observations_and_pictures(env):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GROUND = {"types", "errors", "registry", "optional"}
+GROUND = {"types", "errors", "registry", "optional", "atomic"}
 ANY_BELOW_AGENTS = {"encoders", "data", "rewards", "wrappers", "video", "envs", "real_robot"}
 # folder -> what it may import of vlmreward, besides the ground floor
 ALLOWED = {

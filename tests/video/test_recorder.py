@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from vlmreward import atomic
+from vlmreward.atomic import atomic_path, write_bytes
 from vlmreward.errors import ConfigError, DependencyNotInstalled, FramesError, StorageError
-from vlmreward.video import atomic, recorder
-from vlmreward.video.atomic import atomic_path, write_bytes
+from vlmreward.video import recorder
 from vlmreward.video.recorder import VideoWriter, write_gif, write_mp4
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 120, 40), (128, 128, 128)]

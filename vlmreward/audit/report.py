@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from vlmreward.atomic import write_bytes
 from vlmreward.audit.audit import SCORE, View
 from vlmreward.audit.sample import Array
 from vlmreward.audit.verdict import judge
-from vlmreward.video.atomic import write_bytes
 
 STRIP = 8
 """Frames of a strip."""

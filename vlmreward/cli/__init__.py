@@ -12,9 +12,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
+from vlmreward.atomic import DISK_FULL, PLACE_REFUSED
 from vlmreward.errors import ConfigError, VlmRewardError
 from vlmreward.registry import suggest
-from vlmreward.video.atomic import DISK_FULL, PLACE_REFUSED
 
 # name -> (module, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -22,7 +22,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("vlmreward.cli.audit", "tell before training whether a reward is any good"),
     "evaluate": ("vlmreward.cli.evaluate", "measure an agent: true success, environment return, VLM return"),
     "record": ("vlmreward.cli.record", "record evaluation videos"),
+    "collect": ("vlmreward.cli.collect", "record episodes of an environment as a dataset"),
+    "label": ("vlmreward.cli.label", "write rewards into a dataset of recorded episodes"),
+    "view": ("vlmreward.cli.view", "show labels beside the recorded episodes, as a page"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
+    "inspect": ("vlmreward.cli.inspect_dataset", "show what a dataset of recorded episodes holds"),
     "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),

@@ -14,10 +14,13 @@ from vlmreward.errors import ConfigError, PromptError
 from vlmreward.registry import suggest
 
 PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
-PATH_KEYS = frozenset({"frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache"})
+PATH_KEYS = frozenset(
+    {"dataset", "frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "runs"}
+)
+REPEATED_PATHS = frozenset({"runs"})  # of which several may be given, each with its key
 VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null
-FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug"}
+FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug", "--dry-run": "dry_run"}
 
 _KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@:-]*")
 
@@ -27,7 +30,7 @@ class Arguments:
     """What a command was told.
 
     Attributes:
-        flags: Names of the flags given: ``help``, ``cfg``, ``debug``.
+        flags: Names of the flags given: ``help``, ``cfg``, ``debug``, ``dry_run``.
         overrides: Settings in Hydra's grammar, in order, e.g. ``("env=cartpole", "seed=1")``.
         literals: Settings whose values are text as typed: dotted key to the values given for it, in order.
         words: Arguments that are neither, e.g. ``("envs",)`` of ``vlmreward list envs``.
@@ -117,7 +120,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             if not value.strip():
                 what = "a run folder" if key in ("run", "resume") else "a path"
                 raise ConfigError(f"{key} is empty: give {what} as {key}=<path>, or leave it out")
-            if key.startswith(VARY):
+            if key.startswith(VARY) or key in REPEATED_PATHS:
                 literals.setdefault(key, []).append(value)
             else:
                 literals[key] = [value]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vlmreward.atomic import check_writable
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import refuse_words
-from vlmreward.video.atomic import check_writable
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -175,6 +175,7 @@ def survey(settings: AuditSettings, kwargs: Mapping[str, Any]) -> Iterator[Block
     from vlmreward.agents.policies import RandomPolicy
     from vlmreward.audit.folder import read_folder
     from vlmreward.cli.audit_parts import survey_env
+    from vlmreward.cli.load_run import load_agent
 
     if settings.frames is not None:
         yield from read_folder(settings.frames)
@@ -184,7 +185,7 @@ def survey(settings: AuditSettings, kwargs: Mapping[str, Any]) -> Iterator[Block
     try:
         policies: dict[str, Any] = {"random": RandomPolicy(env.action_space, 1)}
         if settings.options["run"] is not None:
-            policies["agent"] = _load_agent(settings, env)
+            policies["agent"] = load_agent(str(settings.options["run"]), settings.env, env)
         yield from survey_env(env, settings.env, policies, settings.options["count"], settings.options["seed"])
     finally:
         env.close()
@@ -238,19 +239,6 @@ def _make_env(settings: AuditSettings, kwargs: Mapping[str, Any]) -> gym.Env:
         return settings.env.factory(**kwargs)()
     except gym.error.Error as e:
         raise explain_render_error(settings.env.id, e) from e
-
-
-def _load_agent(settings: AuditSettings, env: gym.Env) -> Any:
-    from vlmreward.cli.load_run import Subject, load_policy
-    from vlmreward.cli.run_folder import RunFolder
-    from vlmreward.errors import ConfigError
-
-    assert settings.env is not None
-    run, trained = RunFolder.open(str(settings.options["run"]))
-    if trained.env.id != settings.env.id:
-        raise ConfigError(f"the run is of {trained.env.id}, the audit of {settings.env.id}: give a run of the same")
-    options = {"policy": "agent", "checkpoint": "last", "deterministic": True}
-    return load_policy(Subject(trained, options, run), 1, env)[0]
 
 
 def _counted(blocks: Iterator[Block], progress: Any) -> Iterator[Block]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmreward.agents.catalogue import check_refused
-from vlmreward.cli.arguments import NONE, Arguments, is_prompt
+from vlmreward.cli.arguments import NONE, REPEATED_PATHS, Arguments, is_prompt
 from vlmreward.cli.groups import PRIMARY, list_groups, match_option
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
@@ -28,6 +28,7 @@ GROUPS_OF_SETTINGS = (
     "agent",
     "eval",
     "pictures",
+    "ray",
 )
 OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.of.", "reward.parts.")
 OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these
@@ -76,6 +77,8 @@ def refuse_words(command: str, arguments: Arguments) -> None:
     """
     if command.replace("-", "_") not in PRIMARY and arguments.keys():
         raise ConfigError(f"{command} has no settings, got {arguments.keys()[0]!r}: leave it out")
+    if "dry_run" in arguments.flags and command != "label":
+        raise ConfigError(f"{command} has no --dry-run: --cfg prints its settings")
     if not arguments.words:
         return
     word = arguments.words[0]
@@ -83,7 +86,8 @@ def refuse_words(command: str, arguments: Arguments) -> None:
         if word in options:
             raise ConfigError(f"{word!r} is not of the form key=value: write {group}={word}")
     if Path(word).is_dir():
-        key = {"train": "resume", "cache": "path"}.get(command, "run")
+        keys = {"train": "resume", "cache": "path", **dict.fromkeys(("inspect", "label", "view"), "dataset")}
+        key = keys.get(command, "run")
         raise ConfigError(f"{word!r} is not of the form key=value: write {key}={word}")
     raise ConfigError(f"{word!r} is not of the form key=value (see vlmreward {command} --help)")
 
@@ -231,7 +235,7 @@ def _set_literal(config: dict[str, Any], key: str, values: tuple[str, ...]) -> N
     is_open = any(f"{key}.".startswith(prefix) for prefix in OPEN_KEYS)
     if last not in node and not is_open:
         raise ConfigError(_unknown(key, known_keys(config)))
-    if is_prompt(key):
+    if is_prompt(key) or (key in REPEATED_PATHS and NONE not in values):
         node[last] = list(values)
     else:
         node[last] = None if values[-1] == NONE else values[-1]

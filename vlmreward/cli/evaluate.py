@@ -13,8 +13,8 @@ def main(argv: list[str]) -> int:
     if subject is None:
         return 0
 
+    from vlmreward.atomic import check_writable
     from vlmreward.cli.file_names import evaluation_path
-    from vlmreward.video.atomic import check_writable
 
     path = evaluation_path(subject)
     if path is not None:

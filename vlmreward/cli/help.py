@@ -35,6 +35,7 @@ examples:
   vlmreward train env=cartpole agent=dqn agent.learning_rate=0.001 total_timesteps=50000
   vlmreward train env=cartpole encoder.runtime=torch        engine of the encoder (docs/runtimes.md)
   vlmreward train env=gym env.id=Acrobot-v1 goal="a robot arm swung up" baseline="a robot arm" encoder=siglip2
+  vlmreward train agent=iql dataset=recordings labels=reward_vlm env=cartpole    from a dataset (docs/offline.md)
   vlmreward train resume=runs/<name>                        go on after an interruption
   vlmreward train env=cartpole --cfg                        print the settings and stop
 
@@ -79,6 +80,50 @@ examples:
   vlmreward record run=runs/<name>
   vlmreward record run=runs/<name> episodes=4 size=640 out=clips formats=[mp4]
 """,
+    "collect": """\
+Record episodes of an environment as a dataset of the usual formats. What is true of every frame (success, progress)
+goes into <out>.truth.npz, which no reader opens: labels can be compared with it.
+
+usage: vlmreward collect env=<name> [policy=[<name>,...]] [format=lerobot] [key=value ...]
+
+examples:
+  vlmreward collect env=cartpole policy=[random] episodes=20 out=datasets/cartpole
+  vlmreward collect env=cartpole run=runs/<name> policy=[agent,agent@0.3,random] format=robomimic
+
+name@0.3 takes a random action three times in ten; policies take turns, an episode each.
+""",
+    "label": """\
+Write the reward of every recorded frame into a dataset, in the place where training code looks for it: LeRobot,
+robomimic / LIBERO, Minari, or a folder of videos. Pictures are read once ever; videos are not touched.
+
+usage: vlmreward label dataset=<folder or file> [goal="..."] [key=value ...]
+
+examples:
+  vlmreward label dataset=<folder>                                       each episode's own recorded task is the goal
+  vlmreward label dataset=<folder> goal="the red cube is in the bin"
+  vlmreward label dataset=<folder> --dry-run                             what would be written, and nothing else
+  vlmreward label dataset=<folder> name=sarm_progress                    LeRobot's progress file for RA-BC
+  vlmreward label dataset=<folder> camera=main                          whose pictures, where there are several cameras
+  vlmreward label dataset=<folder> undo=true                             take the column away again
+
+Row t gets the reward of frame t + 1; a row without one is marked in <name>_valid. A report card over a sample comes
+first: labels that tell nothing are refused, with the figures. Interrupted, the same command goes on.
+""",
+    "view": """\
+Write one page that shows recorded episodes with their labels: the film, curves of reward, success and progress with a
+cursor that follows it, several goals and models in one plot, and the frames at which the reward jumps.
+
+usage: vlmreward view dataset=<folder or file> [episode=<number>] [key=value ...]
+
+examples:
+  vlmreward view dataset=<folder>                                        episode 0, and all labels that are found
+  vlmreward view dataset=<folder> episode=[0,2] camera=main
+  vlmreward view dataset=<folder> runs=runs/labels/<job>                 all runs of a labelling job
+  vlmreward view dataset=<folder> columns=[reward_vlm,next.success]      columns of the dataset beside them
+
+The page needs no other file and no network. Its keys: left and right go one frame back and on (with Shift ten), Space
+plays and pauses, Home and End go to the ends; a click on a curve goes to that frame (docs/viewer.md).
+""",
     "cache": """\
 Show what the embeddings take up that train, audit, evaluate and record have stored with cache=<folder>, and prune them.
 
@@ -93,6 +138,23 @@ examples:
 
 What is removed is only encoded again when it is needed. Runs that have a store open go on with what they know, and the
 part they write to stays. A store is made of segments of 64 MB, which are removed whole; docs/cache.md says more.
+""",
+    "inspect": """\
+Show what a dataset of recorded episodes holds, and what is wrong with it: before it is labelled, or when it won't load.
+
+usage: vlmreward inspect dataset=<folder or file> [key=value ...]
+
+examples:
+  vlmreward inspect dataset=recordings                      a LeRobot or Minari dataset, or a folder of videos
+  vlmreward inspect dataset=demo.hdf5                       robomimic, LIBERO, RoboCasa
+  vlmreward inspect dataset=recordings most=100             more of its tasks, features and problems
+
+The format is told by what is there; docs/datasets.md says what each holds. A folder of videos or pictures needs an
+episodes.jsonl, with a line like {"video": "clips/a.mp4", "task": "open the drawer"} for each episode.
+
+The names of cameras are what camera=<name> means elsewhere, the tasks what is asked for where no goal is given. Every
+file is opened and the last pictures of each video are decoded; nothing is written. A problem does not stop labelling:
+rows whose frame can't be decoded are labelled invalid, and counted.
 """,
     "list": """\
 List what can be chosen.

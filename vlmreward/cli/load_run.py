@@ -10,7 +10,9 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from vlmreward.agents.catalogue import get_agent
 from vlmreward.agents.checkpoint_state import restore_policy
+from vlmreward.agents.offline_agent import OfflinePolicy, check_fits, restore_agent
 from vlmreward.agents.policies import POLICIES, AgentPolicy, HoldPolicy, Policy, RandomPolicy, ZeroPolicy
 from vlmreward.agents.sb3 import make_algorithm
 from vlmreward.cli.arguments import Arguments
@@ -18,8 +20,9 @@ from vlmreward.cli.build import policy_device
 from vlmreward.cli.calibration import is_int8
 from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups
+from vlmreward.cli.offline_settings import NO_ENV, check_offline_agent
 from vlmreward.cli.run_folder import RunFolder
-from vlmreward.cli.settings import TrainSettings, change_goal, change_runtime, resolve
+from vlmreward.cli.settings import EnvSettings, TrainSettings, change_goal, change_runtime, resolve
 from vlmreward.cli.values import flag, number, whole
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
@@ -75,6 +78,10 @@ def find_subject(command: str, arguments: Arguments) -> Subject:
             raise ConfigError(f"{chosen[0]} belongs to the run and can't change: leave it out")
         options = compose(command, arguments)
         run, settings = RunFolder.open(str(options["run"]))
+        if settings.env.name == NO_ENV:
+            raise ConfigError(
+                f"run {run.path} has no environment to act in: train with env=<name> to measure the agent"
+            )
         trained = settings
         default_task = _default_task(settings.env.name, arguments.config_dir, groups)
         asked = {f"env.kwargs.{key}": value for key, value in (options["env"].get("kwargs") or {}).items()}
@@ -155,10 +162,37 @@ def load_policy(subject: Subject, n_envs: int, env: gym.Env) -> tuple[Policy, di
     assert subject.run is not None, "find_subject() wants a run for the agent"
     path = subject.run.checkpoints.find(str(subject.options["checkpoint"]))
     state, meta, _ = subject.run.checkpoints.load(path, with_shared=False)
+    about = {"policy": name, "checkpoint": subject.options["checkpoint"], "timesteps": meta["num_timesteps"]}
+    if get_agent(subject.settings.agent["name"]).is_offline:
+        agent = restore_agent(check_offline_agent(subject.settings.agent), state["model"])
+        check_fits(agent.shape, env)
+        deterministic = bool(subject.options["deterministic"])
+        return OfflinePolicy(agent, env.action_space, subject.settings.seed, deterministic), about
     model = build_actor(subject.settings, env)
     restore_policy(model, state["model"])
-    about = {"policy": name, "checkpoint": subject.options["checkpoint"], "timesteps": meta["num_timesteps"]}
     return AgentPolicy(model, n_envs, bool(subject.options["deterministic"])), about
+
+
+def load_agent(path: str | None, env: EnvSettings, built: gym.Env, checkpoint: str = "last") -> Policy:
+    """Return a run's trained agent, for one environment.
+
+    Args:
+        path: The run's folder.
+        env: The environment that it is to act in.
+        built: The same, built.
+        checkpoint: ``"last"``, ``"best"`` or a step number.
+
+    Raises:
+        ConfigError: There is no run, or it is of another environment.
+        CheckpointError: The checkpoint is missing, damaged or does not fit.
+    """
+    if path is None:
+        raise ConfigError("policy=agent needs run=<run folder>")
+    run, trained = RunFolder.open(path)
+    if trained.env.id != env.id:
+        raise ConfigError(f"the run is of {trained.env.id}, not of {env.id}: give a run of the same")
+    options = {"policy": "agent", "checkpoint": checkpoint, "deterministic": True}
+    return load_policy(Subject(trained, options, run), 1, built)[0]
 
 
 def build_actor(settings: TrainSettings, env: gym.Env) -> BaseAlgorithm:

@@ -9,12 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmreward.atomic import check_writable
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import compose, refuse_words
 from vlmreward.cli.values import flag, whole
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
-from vlmreward.video.atomic import check_writable
 
 if TYPE_CHECKING:
     from vlmreward.agents.fit.pictures import Domain
@@ -26,6 +26,7 @@ DOMAINS = {
     "cartpole": ("vlmreward.envs.classic.pictures:sample_cartpole", "vlmreward.data.captions.cartpole"),
     "mountaincar": ("vlmreward.envs.classic.pictures:sample_mountaincar", "vlmreward.data.captions.mountaincar"),
     "humanoid": ("vlmreward.envs.mujoco.humanoid.pictures:sample_humanoid", "vlmreward.data.captions.humanoid"),
+    "tabletop": ("vlmreward.envs.mujoco.tabletop.pictures:sample_tabletop", "vlmreward.data.captions.tabletop"),
 }
 
 

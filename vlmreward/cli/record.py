@@ -23,8 +23,8 @@ def main(argv: list[str]) -> int:
     if subject is None:
         return 0
 
+    from vlmreward.atomic import check_writable
     from vlmreward.cli.file_names import clip_name
-    from vlmreward.video.atomic import check_writable
     from vlmreward.video.episodes import check_formats, clip_paths, write_clips
     from vlmreward.video.overlay import OverlaySettings, load_font, missing_letters
     from vlmreward.video.spool import FrameSpool

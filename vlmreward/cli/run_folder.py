@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from vlmreward.agents.checkpoint import CheckpointStore
+from vlmreward.atomic import storage_errors, temporary_pattern, write_bytes
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import CheckpointError, ConfigError, StorageError
-from vlmreward.video.atomic import storage_errors, temporary_pattern, write_bytes
 
 CONFIG, RESULT, METRICS, AUDIT = "config.yaml", "result.json", "metrics.jsonl", "audit.json"
 PACKAGES = (
@@ -162,6 +162,8 @@ def run_name(settings: TrainSettings, agent: str = "", with_time: bool = False) 
     reward = {"env": "env_reward", "add": f"{settings.reward['name']}_and_env"}.get(
         settings.reward.get("combine", "replace"), settings.reward["name"]
     )
+    if settings.dataset is not None:
+        reward = settings.labels or "recorded"
     name = f"{env}__{reward}__{agent or settings.agent['name']}__seed{settings.seed}"
     return f"{name}__{time.strftime('%Y%m%d-%H%M%S')}" if with_time else name
 

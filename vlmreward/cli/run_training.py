@@ -19,6 +19,7 @@ from vlmreward.agents.frame_log import FrameLog
 from vlmreward.agents.metrics import make_logger
 from vlmreward.agents.policies import AgentPolicy
 from vlmreward.agents.progress import Progress
+from vlmreward.atomic import write_bytes
 from vlmreward.cli.build import Scoring, build_scoring, build_training, check_agent, seed_envs, set_threads
 from vlmreward.cli.calibration import FILE as INT8_FILE
 from vlmreward.cli.gate import audit_before_training, check_mode
@@ -26,7 +27,6 @@ from vlmreward.cli.results import describe_run, format_summary
 from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import VlmRewardError
-from vlmreward.video.atomic import write_bytes
 from vlmreward.wrappers.frame_gate import describe_gate
 from vlmreward.wrappers.scoring import FrameScorer
 

@@ -11,7 +11,8 @@ from typing import Any, get_args
 from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli.discount import settle_discount
 from vlmreward.cli.environments import EnvFactory, find_spec, find_tasks
-from vlmreward.cli.goals import as_prompts, settle_goal
+from vlmreward.cli.goals import Goal, as_prompts, settle_goal
+from vlmreward.cli.offline_settings import NO_ENV, check_dataset
 from vlmreward.cli.values import flag, whole
 from vlmreward.encoders.store_folder import Dtype
 from vlmreward.errors import CheckpointError, ConfigError
@@ -20,6 +21,7 @@ from vlmreward.wrappers.action_repeat import check_repeat
 from vlmreward.wrappers.frame_gate import check_threshold
 
 DEFAULT_TIMESTEPS = 100_000
+DEFAULT_UPDATES = 20_000  # of an agent that learns from a dataset
 RUNTIME = "encoder.runtime"
 # What may differ between a run and its resumption: nothing that changes, beyond rounding, what is learned from a state.
 MAY_CHANGE = ("total_timesteps", "device", "threads", "checkpoint_every", "eval", RUNTIME)
@@ -109,6 +111,8 @@ class TrainSettings:
     cache: str | None = None  # with their usual values for runs from before these were there
     cache_dtype: Dtype = "float16"
     frame_gate: float | None = None
+    dataset: str | None = None
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers and words."""
@@ -165,13 +169,18 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
     for group, key in (("env", "name"), ("env", "id"), ("agent", "name")):
         if (composed[group] or {}).get(key) is None:
             raise ConfigError(f"the config of the {group} lacks {key!r}: write {key}: ... into its YAML file")
-    tasks = find_tasks(str(env["id"]))
-    task = None if env.get("task") is None else str(env["task"])
-    goal = settle_goal(tasks, composed["goal"], composed["baseline"], task, env.get("default_task"))
     spec = get_agent(str(composed["agent"]["name"]))
+    check_dataset(spec, composed)
+    tasks = {} if env["name"] == NO_ENV else find_tasks(str(env["id"]))
+    task = None if env.get("task") is None else str(env["task"])
+    if env["name"] == NO_ENV:
+        goal = Goal((), (), None)
+    else:
+        goal = settle_goal(tasks, composed["goal"], composed["baseline"], task, env.get("default_task"))
     # measured for this environment, under whatever the user or an experiment sets
     measured = dict((env.get("agents") or {}).get(spec.name) or {})
-    timesteps = _given(composed["total_timesteps"], measured.pop("total_timesteps", DEFAULT_TIMESTEPS))
+    timesteps = _given(composed["total_timesteps"], measured.pop("total_timesteps", None))
+    timesteps = _given(timesteps, DEFAULT_UPDATES if spec.is_offline else DEFAULT_TIMESTEPS)
     n_envs = _given(composed["n_envs"], measured.pop("n_envs", 1))
     normalise_obs = _given(composed["normalise_obs"], measured.pop("normalise_obs", False))
     timesteps = whole("total_timesteps", timesteps, 1)
@@ -198,6 +207,8 @@ def resolve(composed: Mapping[str, Any]) -> tuple[TrainSettings, str]:
         cache=None if composed["cache"] is None else str(Path(composed["cache"]).absolute()),
         cache_dtype=composed["cache_dtype"],
         frame_gate=composed["frame_gate"],
+        dataset=None if composed["dataset"] is None else str(Path(composed["dataset"]).expanduser().absolute()),
+        labels=None if composed["labels"] is None else str(composed["labels"]),
     )
     unused = composed["baseline"] is not None and (key := _unused_baseline(reward))
     notes = [goal.note, f"the baseline is not used: {key} is 0" if unused else "", discount_note]

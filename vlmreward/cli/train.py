@@ -8,15 +8,21 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli.arguments import Arguments, parse_arguments
 from vlmreward.cli.compose import compose, refuse_words
+from vlmreward.cli.offline_settings import add_no_env
 from vlmreward.cli.run_folder import RunFolder
-from vlmreward.cli.settings import change_for_resume, resolve
+from vlmreward.cli.settings import TrainSettings, change_for_resume, resolve
 from vlmreward.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vlmreward.cli.run_training import Session
+    from vlmreward.cli.train_offline import OfflineSession
 
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # 1e6, a word in YAML
 
@@ -34,20 +40,19 @@ def main(argv: list[str]) -> int:
         note = ""
     else:
         run = None
-        composed = compose("train", arguments)
+        composed = compose("train", add_no_env(arguments))
         mode = composed["audit"]
         settings, note = resolve(composed)
     if "cfg" in arguments.flags:
         print(yaml.safe_dump(settings.to_config(), sort_keys=False, allow_unicode=True, width=120), end="")
         return 0
 
-    from vlmreward.cli.gate import name_audit
-    from vlmreward.cli.run_training import Session  # loads torch
+    from vlmreward.cli.gate import name_audit  # loads torch
 
-    session = Session(settings, run)  # before the folder: what the user gets wrong leaves nothing behind
+    session = make_session(settings, run)  # before the folder: what the user gets wrong leaves nothing behind
     try:
         if run is None:
-            audited = session.audit(mode, name_audit(argv, settings.goal[0]))
+            audited = session.audit(mode, name_audit(argv, " ".join(settings.goal[:1])))
             run = RunFolder.create(settings, arguments.path("run_dir"))
             run.write_audit(audited)
         else:
@@ -59,6 +64,21 @@ def main(argv: list[str]) -> int:
         session.close()
         if run is not None:
             run.unlock()
+
+
+def make_session(settings: TrainSettings, run: RunFolder | None) -> Session | OfflineSession:
+    """Return what trains: in an environment, or from a dataset.
+
+    Raises:
+        VlmRewardError: A part can't be built from the settings.
+    """
+    if get_agent(settings.agent["name"]).is_offline:
+        from vlmreward.cli.train_offline import OfflineSession
+
+        return OfflineSession(settings, run)
+    from vlmreward.cli.run_training import Session
+
+    return Session(settings, run)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from vlmreward.atomic import write_bytes
 from vlmreward.errors import ConfigError
 from vlmreward.types import Frames, check_frames
-from vlmreward.video.atomic import write_bytes
 from vlmreward.video.overlay import (
     BACKGROUND,
     CURVE,

@@ -18,8 +18,8 @@ from typing import IO, Self
 import numpy as np
 import numpy.typing as npt
 
+from vlmreward.atomic import atomic_path, commit, open_temporary, storage_error
 from vlmreward.errors import ConfigError, DependencyNotInstalled, FramesError
-from vlmreward.video.atomic import atomic_path, commit, open_temporary, storage_error
 
 # Without a tag, players guess the colour matrix from the size of the picture, and guess differently.
 _H264 = (
@@ -59,9 +59,11 @@ class VideoWriter:
         path: The file to write, ``.mp4``.
         fps: Pictures per second of the film.
         crf: Quality of h264, 0 (lossless) to 51 (worst).
+        keyframe_every: None: where ffmpeg likes. A number: at least every so many pictures, and no picture is stored
+            before one that it is shown after, so that a player that steps has little to decode.
 
     Raises:
-        ConfigError: ``path`` does not end in .mp4, or ``fps`` or ``crf`` is out of range.
+        ConfigError: ``path`` does not end in .mp4, or ``fps``, ``crf`` or ``keyframe_every`` is out of range.
         StorageError: The disk is full, or the folder can't be written.
         FramesError: A picture has another size than the first, or there was none.
 
@@ -71,16 +73,19 @@ class VideoWriter:
         ...         writer.add(frame)
     """
 
-    def __init__(self, path: Path, fps: float, crf: int = 20) -> None:
+    def __init__(self, path: Path, fps: float, crf: int = 20, keyframe_every: int | None = None) -> None:
         if path.suffix.lower() != ".mp4":
             raise ConfigError(f"a film is written as .mp4, got {path.name}: use write_gif for a GIF")
         check_fps(fps)
         if not 0 <= crf <= 51:
             raise ConfigError(f"crf must be between 0 and 51, got {crf}")
+        if keyframe_every is not None and keyframe_every < 1:
+            raise ConfigError(f"keyframe_every must be at least 1, got {keyframe_every}")
         self.path = path
         self.frames = 0
         self._fps = fps
-        self._output = (*_H264, "-crf", str(crf))
+        stepping = () if keyframe_every is None else ("-g", str(keyframe_every), "-bf", "0")
+        self._output = (*_H264, "-crf", str(crf), *stepping)
         self._temporary: Path | None = None
         self._pipe: _Pipe | None = None
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vlmreward.data.captions import cartpole, humanoid, mountaincar
+from vlmreward.data.captions import cartpole, humanoid, mountaincar, tabletop
 
 SENTENCES = json.loads((Path(__file__).parents[3] / "benchmarks" / "data" / "phrasings.json").read_text())
-CONCEPTS = [*cartpole.CONCEPTS, *mountaincar.CONCEPTS, *humanoid.CONCEPTS]
+CONCEPTS = [*cartpole.CONCEPTS, *mountaincar.CONCEPTS, *humanoid.CONCEPTS, *tabletop.CONCEPTS]
 
 
 def plain(text):

@@ -2,8 +2,8 @@ import errno
 
 import pytest
 
+from vlmreward.atomic import check_writable, storage_error, write_bytes
 from vlmreward.errors import StorageError
-from vlmreward.video.atomic import check_writable, storage_error, write_bytes
 
 
 def test_file_that_can_be_written_leaves_nothing_behind(tmp_path):

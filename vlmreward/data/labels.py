@@ -1,0 +1,125 @@
+"""Labels of a dataset: reward, success and progress of every row, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vlmreward.types import BoolArray, FloatArray
+
+FILLERS = ("hold", "drop", "decrease")
+"""What stands for an invalid row in a file that can't say so: the last valid value, no row, or a value below it."""
+
+
+@dataclass(frozen=True)
+class EpisodeLabels:
+    """Labels of the T rows of one episode.
+
+    Attributes:
+        reward: float32, shape (T,); row t is the reward of frame t + 1. NaN where invalid.
+        valid: bool, shape (T,). False where the frame could not be decoded or scored, or has no successor.
+        success: Probability that the task is done in frame t + 1, float32 in [0, 1], or None.
+        progress: How far along frame t + 1 is, float32 in [0, 1], or None. NaN where invalid.
+        reasons: Why rows are invalid: row number to reason.
+    """
+
+    reward: FloatArray
+    valid: BoolArray
+    success: FloatArray | None = None
+    progress: FloatArray | None = None
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where labels came from; written into the metadata of whatever they are written into.
+
+    Attributes:
+        run: Identifies the labelling run: 16 hexadecimal digits, a hash of everything that decides the labels.
+        encoder: Id of the encoder, with its precision and runtime.
+        licence: Licence of the encoder's weights.
+        reward: The reward's settings.
+        goal: The goal's text, or "" where each episode's own task was used.
+        camera: Whose pictures were scored.
+        version: Version of this package.
+    """
+
+    run: str
+    encoder: str
+    licence: str
+    reward: Mapping[str, Any]
+    goal: str
+    camera: str
+    version: str
+
+
+class Labels(Protocol):
+    """The finished labels of a dataset, read episode by episode."""
+
+    provenance: Provenance
+
+    def episode(self, index: int) -> EpisodeLabels:
+        """Return the labels of an episode."""
+        ...
+
+    def __iter__(self) -> Iterator[EpisodeLabels]:
+        """Return the labels of every episode, in the dataset's order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Change:
+    """One file that writing labels changes or makes.
+
+    Attributes:
+        path: The file.
+        what: What happens to it, in words.
+        rows: Number of rows that get a label in it.
+        size: Its size afterwards as far as it is known, in bytes.
+    """
+
+    path: Path
+    what: str
+    rows: int
+    size: int
+
+
+class LabelWriter(Protocol):
+    """Writes labels where the training code of an ecosystem looks for them; one for each format.
+
+    Constructed as ``Writer(dataset, name, filler="hold", overwrite=False)``, ``name`` being that of the column, e.g.
+    ``"reward_vlm"``. Constructing refuses a name that is reserved or exists (unless ``overwrite``), and a dataset that
+    can't be written.
+    """
+
+    def plan(self) -> Sequence[Change]:
+        """Return what ``write`` would do; changes nothing."""
+        ...
+
+    def write(self, labels: Labels) -> None:
+        """Write the labels, atomically: after a crash the next call finishes or rolls back; nothing is lost."""
+        ...
+
+    def undo(self) -> Sequence[Change]:
+        """Take the column away again and return what was changed.
+
+        Raises:
+            DatasetError: There is no such column of ours.
+        """
+        ...
+
+
+def fill_invalid(values: npt.NDArray[np.float32], valid: BoolArray) -> npt.NDArray[np.float32]:
+    """Return values with the last valid one held where they are invalid; 0 before the first valid one.
+
+    Args:
+        values: float32, shape (T,).
+        valid: bool, shape (T,).
+    """
+    last = np.maximum.accumulate(np.where(valid, np.arange(len(values)), -1))
+    return np.where(last >= 0, values[np.maximum(last, 0)], 0.0).astype(np.float32)

@@ -1,0 +1,77 @@
+"""Pictures of a LeRobot dataset that are kept in its data files, not in videos."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmreward.data.dataset import Frame, Undecodable
+from vlmreward.data.lerobot.episodes import Located
+from vlmreward.data.lerobot.layout import inside, one_line
+from vlmreward.data.lerobot.parquet import opened, reading, row_groups_of
+from vlmreward.errors import DatasetError
+from vlmreward.optional import require_package
+
+_BATCH = 16  # pictures that are held encoded at a time
+_MAX_PIXELS = 64_000_000
+
+
+def decode_images(root: Path, located: Located, key: str) -> Iterator[Frame | Undecodable]:
+    """Decode the pictures of an episode from its data file, each in the place that ``frame_index`` gives it.
+
+    Args:
+        root: The dataset's folder.
+        located: The episode.
+        key: The feature.
+
+    Yields:
+        Exactly as many items as the episode has frames.
+    """
+    count, due, reason = located.episode.frames, 0, ""
+    try:
+        for place, value in _encoded(root, located, key):
+            if not due <= place < count:
+                reason = f"{located.data}: frame_index {place} of episode {located.recorded} is out of order"
+                continue
+            for missing in range(due, place):
+                yield Undecodable(reason or f"{located.data} has no row {missing} of episode {located.recorded}")
+            due = place + 1
+            yield _decode(root, value)
+    except DatasetError as e:
+        reason = str(e)
+    for missing in range(due, count):
+        yield Undecodable(reason or f"{located.data} has no row {missing} of episode {located.recorded}")
+
+
+def _encoded(root: Path, located: Located, key: str) -> Iterator[tuple[int, Any]]:
+    """Yield place and stored value of each picture of an episode."""
+    compute = require_package("pyarrow.compute", "data")
+    with opened(root, located.data) as file, reading(located.data):
+        missing = [c for c in (key, "episode_index", "frame_index") if c not in file.schema_arrow.names]
+        if missing:
+            raise DatasetError(f"{located.data} has no column {missing[0]!r}")
+        groups = row_groups_of(file, located.recorded)
+        columns = [key, "episode_index", "frame_index"]
+        for batch in file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=columns) if groups else ():
+            ours = batch.filter(compute.equal(batch["episode_index"], located.recorded))
+            yield from zip(ours["frame_index"].to_pylist(), ours[key].to_pylist(), strict=True)
+
+
+def _decode(root: Path, value: Any) -> Frame | Undecodable:
+    from PIL import Image
+
+    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
+        return Undecodable(f"the row holds no picture: {'empty' if value is None else type(value).__name__}")
+    try:
+        data = value.get("bytes")
+        source: Any = io.BytesIO(data) if data else inside(root, str(value["path"]))
+        with Image.open(source, formats=("PNG", "JPEG", "WEBP", "BMP", "TIFF")) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                return Undecodable(f"the picture is {picture.width}x{picture.height}, more than {_MAX_PIXELS} pixels")
+            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        return Undecodable(f"damaged picture: {one_line(e)}")

@@ -1,0 +1,271 @@
+"""Pictures of a span of time of a video file, each in its place, decoded as they are asked for (PyAV)."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from vlmreward.data.dataset import Frame, Undecodable
+from vlmreward.errors import DatasetError
+from vlmreward.optional import require_package
+
+# A playlist or script that poses as a video could open other files or addresses; these containers hold their own data.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,ivf,flv,ogg,gif,asf"
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the head of a video file says of its pictures.
+
+    Attributes:
+        width: In pixels, as stored.
+        height: In pixels, as stored.
+        fps: Average pictures a second; None where the file doesn't say.
+        frames: Number of pictures; counted, without decoding, where the head doesn't say.
+        start_s: Time of the first picture, in seconds.
+        duration_s: From the first picture to the end of the last one, in seconds; None where unknown.
+        codec: Name of the codec, e.g. ``"h264"``.
+        pix_fmt: Pixel format, e.g. ``"yuv420p"``.
+    """
+
+    width: int
+    height: int
+    fps: float | None
+    frames: int
+    start_s: float
+    duration_s: float | None
+    codec: str
+    pix_fmt: str
+
+
+def probe(path: Path) -> VideoInfo:
+    """Read the head of a video file; decodes nothing.
+
+    Raises:
+        DatasetError: The file is missing, no video, or its head is damaged.
+        DependencyNotInstalled: PyAV is missing.
+    """
+    av = require_package("av", "data")
+    with _open(av, path) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        rate = stream.average_rate or stream.guessed_rate
+        times = [] if stream.frames else _picture_times(av, container, stream)
+        start = (stream.start_time or 0) if stream.frames else (times[0] if times else 0)
+        duration: float | None = None
+        if stream.duration is not None:
+            duration = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            duration = container.duration / av.time_base
+        return VideoInfo(
+            width=int(context.width),
+            height=int(context.height),
+            fps=float(rate) if rate else None,
+            frames=int(stream.frames or len(times)),
+            start_s=float(start * stream.time_base),
+            duration_s=duration,
+            codec=str(context.name),
+            pix_fmt=str(context.pix_fmt or ""),
+        )
+
+
+def decode_span(
+    path: Path, start_s: float, end_s: float, count: int, fps: float | None
+) -> Iterator[Frame | Undecodable]:
+    """Decode ``count`` pictures of a span of a video, in time order, each in its place.
+
+    Picture i is the one shown at ``start_s + i / fps``, give or take half a period: times of a video are rounded, so
+    equality would miss pictures. A picture that is missing, damaged or built on a damaged one is
+    :class:`~vlmreward.data.dataset.Undecodable`, and the others keep their places. Holds a few pictures at a time.
+
+    Args:
+        path: The video file.
+        start_s: Time of the first picture in the file, in seconds.
+        end_s: Where the span ends: later pictures, and the one at this time, belong to others.
+        count: Number of pictures to give.
+        fps: Pictures a second of the span; None takes the pictures of the span in order, whatever their times (for
+            videos with a variable rate), which reads the file once more.
+
+    Yields:
+        Exactly ``count`` items: RGB, uint8, shape (H, W, 3), or why there is none.
+
+    Raises:
+        DependencyNotInstalled: PyAV is missing.
+    """
+    av = require_package("av", "data")
+    if not (math.isfinite(start_s) and math.isfinite(end_s)) or (fps is not None and not 0 < fps < math.inf):
+        reason = f"no span of time to decode: from {start_s} s to {end_s} s at {fps} pictures a second"
+        yield from (Undecodable(reason) for _ in range(count))
+        return
+    due, reason = 0, ""
+    try:
+        with _open(av, path) as container:
+            stream = container.streams.video[0]
+            place = _places(av, container, stream, start_s, end_s, fps)
+            for time, item in _decode(av, container, stream, start_s - 0.5 / (fps or math.inf)):
+                found = place(time)
+                if isinstance(item, Undecodable):
+                    reason = item.reason
+                if found is None or found < due:  # before the span, or a second picture for one place
+                    continue
+                if found >= count:
+                    break
+                for missing in range(due, found):
+                    yield Undecodable(reason or _nothing_at(path, start_s, missing, fps))
+                yield item
+                due = found + 1
+                if due == count:
+                    return
+                if not isinstance(item, Undecodable):
+                    reason = ""
+    except DatasetError as e:
+        reason = str(e)
+    for missing in range(due, count):
+        yield Undecodable(reason or _nothing_at(path, start_s, missing, fps))
+
+
+def find_end(path: Path) -> float:
+    """Decode the last pictures of a video and return the time of the last one, in seconds.
+
+    Raises:
+        DatasetError: The file is no video, or it ends before what its head promises.
+        DependencyNotInstalled: PyAV is missing.
+    """
+    av = require_package("av", "data")
+    info = probe(path)
+    promised = info.start_s + (info.duration_s or 0.0)
+    period = 1 / info.fps if info.fps else 0.0
+    last: float | None = None
+    with _open(av, path) as container:
+        stream = container.streams.video[0]
+        for time, item in _decode(av, container, stream, promised - 1.5 * period):
+            if isinstance(item, Undecodable):
+                raise DatasetError(f"{path.name}: {item.reason} near its end")
+            last = time
+    if last is None or (info.duration_s is not None and last < promised - 1.5 * period - 1e-3):
+        shown = "no picture" if last is None else f"a last picture at {last:.3f} s"
+        raise DatasetError(f"{path.name} is truncated: its head promises {promised:.3f} s of video, it holds {shown}")
+    return last
+
+
+def _open(av: ModuleType, path: Path) -> Any:
+    if not path.is_file():  # a named pipe would block for ever
+        what = "no file" if path.exists() else "missing"
+        raise DatasetError(f"video {path.name} is {what}: give a video file")
+    try:
+        container = av.open(str(path.absolute()), options=_OPEN_OPTIONS, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError) as e:
+        raise DatasetError(f"can't open video {path.name}: {_short(e)}; is it whole?") from e
+    if not container.streams.video:
+        container.close()
+        raise DatasetError(f"{path.name} holds no video: {len(container.streams)} streams, none with pictures")
+    return container
+
+
+def _picture_times(av: ModuleType, container: Any, stream: Any) -> list[int]:
+    """Return the time of every picture of a stream, in its units, sorted; reads all, decodes nothing."""
+    times = []
+    try:
+        for packet in container.demux(stream):
+            if packet.pts is not None and packet.size:
+                times.append(int(packet.pts))
+    except (av.error.FFmpegError, OSError):
+        pass  # the file ends here: whoever asks for more pictures than were counted is told so when decoding
+    return sorted(times)
+
+
+def _places(
+    av: ModuleType, container: Any, stream: Any, start_s: float, end_s: float, fps: float | None
+) -> Callable[[float], int | None]:
+    """Return what tells the place of a picture in the span from its time; None before it, a huge number behind it."""
+    behind = 1 << 62
+    if fps is not None:
+        half = 0.5 / fps
+
+        def on_grid(time: float) -> int | None:
+            if time >= end_s - half:
+                return behind
+            return None if time < start_s - half else round((time - start_s) * fps)
+
+        return on_grid
+    base = float(stream.time_base)
+    times = [t * base for t in _picture_times(av, container, stream)]
+    first = bisect_left(times, start_s - base / 2)
+
+    def in_order(time: float) -> int | None:
+        if time >= end_s + base / 2:
+            return behind
+        found = bisect_left(times, time - base / 2) - first
+        return None if found < 0 else found
+
+    return in_order
+
+
+def _decode(av: ModuleType, container: Any, stream: Any, start_s: float) -> Iterator[tuple[float, Frame | Undecodable]]:
+    """Decode from the key picture at or before a time; yields time in seconds and picture.
+
+    After a fault, nothing counts up to the next key picture: a decoder hides the fault by inventing what it lacks.
+    """
+    base: Fraction = stream.time_base
+    try:
+        container.seek(max(0, int(start_s / base)) if start_s > 0 else 0, backward=True, stream=stream)
+    except (av.error.FFmpegError, OSError, OverflowError) as e:
+        raise DatasetError(f"can't go to {start_s:.3f} s: {_short(e)}") from e
+    stream.codec_context.options = {"err_detect": "explode"}
+    size = (stream.codec_context.height, stream.codec_context.width)
+    converter = av.video.reformatter.VideoReformatter()  # one for all pictures: half of the time went into making it
+    packets = container.demux(stream)
+    fault = ""
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.error.FFmpegError, OSError) as e:
+            raise DatasetError(f"the video can't be read on: {_short(e)}") from e
+        if packet is None:
+            return
+        try:
+            pictures = packet.decode()
+        except (av.error.FFmpegError, OSError, ValueError) as e:
+            fault = f"damaged picture: {_short(e)}"
+            if packet.pts is not None:
+                yield float(packet.pts * base), Undecodable(fault)
+            continue
+        for picture in pictures:
+            if picture.pts is None:
+                continue
+            time = float(picture.pts * base)
+            if picture.is_corrupt:
+                fault = "damaged picture"
+            elif picture.key_frame:
+                fault = ""
+            if fault:
+                yield time, Undecodable(fault)
+            elif (picture.height, picture.width) != size:
+                yield time, Undecodable(f"size {picture.width}x{picture.height}, not {size[1]}x{size[0]} as before")
+            else:
+                yield time, _to_rgb(converter, picture)
+
+
+def _to_rgb(converter: Any, picture: Any) -> Frame:
+    rgb: Frame = converter.reformat(picture, format="rgb24").to_ndarray()
+    turns = int(picture.rotation) // 90 if picture.rotation else 0  # phones store pictures lying on their side
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def _nothing_at(path: Path, start_s: float, place: int, fps: float | None) -> str:
+    when = f" at {start_s + place / fps:.3f} s" if fps else ""
+    return f"{path.name} has no picture {place} of the span{when}"
+
+
+def _short(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split()).lower()

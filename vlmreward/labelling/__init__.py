@@ -1,0 +1,1 @@
+"""Labelling of recorded episodes: decode, encode once, score for any goal."""

@@ -1,0 +1,188 @@
+"""One labelling run: from a dataset's pictures to labels of every frame, resumable, each picture encoded once ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from vlmreward.encoders.embedding_store import EmbeddingStore
+from vlmreward.encoders.frame_hash import Keys, distinct
+from vlmreward.labelling.plan import Plan, Shard, Span
+from vlmreward.labelling.scoring import LabelScorer
+from vlmreward.labelling.shard_frames import NO_KEY, ShardFrames
+from vlmreward.labelling.work_folder import FrameRecord, LabelRecord, WorkFolder
+from vlmreward.types import BoolArray, FloatArray
+
+Advance = Callable[[int], None]
+"""Told how many more frames are done."""
+
+
+class Engine(Protocol):
+    """Decodes and encodes shards, wherever."""
+
+    def run(self, shards: Sequence[Shard], advance: Advance) -> Iterator[ShardFrames]:
+        """Yield every shard, in order."""
+        ...
+
+
+@dataclass
+class Counts:
+    """What a run has done.
+
+    Attributes:
+        frames: Of the shards that were asked for.
+        decoded: Frames that were decoded; the others' contents were known from an earlier run.
+        invalid: Frames without a label.
+        reasons: Why, and how many.
+    """
+
+    frames: int = 0
+    decoded: int = 0
+    invalid: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def add(self, labels: LabelRecord) -> None:
+        """Count the frames of a shard."""
+        self.frames += len(labels.valid)
+        for row in np.flatnonzero(~labels.valid).tolist():
+            self.invalid += 1
+            self.reasons[labels.reasons[row]] = self.reasons.get(labels.reasons[row], 0) + 1
+
+
+class Labeller:
+    """Labels shards that are not labelled yet.
+
+    The embeddings used are those of the store: a frame that occurs twice has one, the first that was met, in this run
+    and in any later one. A shard counts as done when its labels are written; its embeddings and keys are written
+    before.
+
+    Args:
+        plan: The shards.
+        folder: Their journal.
+        store: Embeddings of the encoder.
+        engine: Decodes and encodes.
+    """
+
+    def __init__(self, plan: Plan, folder: WorkFolder, store: EmbeddingStore, engine: Engine) -> None:
+        self._plan, self._folder, self._store, self._engine = plan, folder, store, engine
+
+    def encode(self, shards: Sequence[int], advance: Advance, counts: Counts) -> None:
+        """Make the frames of some shards known, without labelling them.
+
+        Args:
+            shards: Their numbers, ascending.
+            advance: Told of frames.
+            counts: ``decoded`` is added to.
+
+        Raises:
+            VlmRewardError: What readers, encoder and disk raise.
+        """
+        for _ in self._encode(shards, advance, counts):
+            pass
+
+    def run(self, scorer: LabelScorer, advance: Advance, counts: Counts) -> None:
+        """Label every shard that is not labelled yet.
+
+        Args:
+            scorer: Makes labels of embeddings.
+            advance: Told of frames.
+            counts: Added to.
+
+        Raises:
+            VlmRewardError: What readers, encoder and disk raise.
+        """
+        missing = []
+        for shard in self._plan.shards:
+            labels = self._folder.read_labels(shard.number)
+            if labels is None:
+                missing.append(shard.number)
+            else:
+                counts.add(labels)
+                advance(len(shard))
+        for number, record in self._encode(missing, advance, counts):
+            labels = self._score(self._plan.shards[number], record, scorer)
+            self._folder.write_labels(number, labels)
+            counts.add(labels)
+
+    def score_episode(self, index: int, scorer: LabelScorer) -> LabelRecord:
+        """Score the frames of an episode whose shards are known, for any goal; writes nothing.
+
+        Args:
+            index: Of the episode.
+            scorer: Its goals decide.
+        """
+        parts = [self._embeddings(self._record(number))[rows] for number, rows, _ in self._plan.where(index)]
+        whole = Shard(0, (Span(index, 0, self._plan.frames[index]),))
+        embeddings = np.concatenate(parts)
+        lost = np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist()
+        return scorer.score(whole, embeddings, {}, None, dict.fromkeys(lost, "no embedding"))
+
+    def _encode(self, shards: Sequence[int], advance: Advance, counts: Counts) -> Iterator[tuple[int, FrameRecord]]:
+        """Yield the frames of each shard, in order; those that are known need no picture."""
+        known = {number for number in shards if self._is_known(number)}
+        encoded = self._engine.run([self._plan.shards[n] for n in shards if n not in known], advance)
+        for number in shards:
+            if number in known:
+                record = self._record(number)
+                advance(len(record.keys))
+            else:
+                record = self._keep(next(encoded))
+                counts.decoded += len(record.keys)
+            yield number, record
+
+    def _is_known(self, shard: int) -> bool:
+        record = self._folder.read_frames(shard)
+        return record is not None and bool((self._store.find(record.keys[has_key(record.keys)]) >= 0).all())
+
+    def _keep(self, frames: ShardFrames) -> FrameRecord:
+        """Store a shard's new embeddings, then its keys."""
+        there = np.flatnonzero(has_key(frames.keys))
+        first = there[distinct(frames.keys[there])[0]] if len(there) else there
+        new = first[self._store.find(frames.keys[first]) < 0]
+        if len(new):
+            self._store.add(frames.keys[new], frames.embeddings[new])
+        lost = there[self._store.find(frames.keys[there]) < 0]
+        # the store takes no embedding that isn't a finite unit vector
+        reasons = {**frames.reasons, **dict.fromkeys(lost.tolist(), "the encoder gave no finite unit vector")}
+        frames.keys[lost] = NO_KEY
+        record = FrameRecord(frames.keys, reasons)
+        self._folder.write_frames(frames.number, record)
+        return record
+
+    def _score(self, shard: Shard, record: FrameRecord, scorer: LabelScorer) -> LabelRecord:
+        head = shard.spans[0]
+        initial: dict[int, FloatArray] = {}
+        previous = None
+        if head.start > 0:
+            if "previous" in scorer.model.needs:
+                previous = self._frame(head.episode, head.start - 1)
+            if "initial" in scorer.model.needs:
+                initial[head.episode] = self._frame(head.episode, 0)
+        return scorer.score(shard, self._embeddings(record), initial, previous, record.reasons)
+
+    def _record(self, shard: int) -> FrameRecord:
+        record = self._folder.read_frames(shard)
+        assert record is not None, "frames are read before they are known"
+        return record
+
+    def _embeddings(self, record: FrameRecord) -> FloatArray:
+        out = np.full((len(record.keys), self._store.meta.dim), np.nan, np.float32)
+        there = np.flatnonzero(has_key(record.keys))
+        out[there] = self._store.read(self._store.find(record.keys[there]))
+        return out
+
+    def _frame(self, episode: int, frame: int) -> FloatArray:
+        """Return the embedding of one frame of an earlier shard, NaN if it has none."""
+        for number, rows, frames in self._plan.where(episode):
+            if frames.start <= frame < frames.stop:
+                row = rows.start + frame - frames.start
+                return self._embeddings(FrameRecord(self._record(number).keys[row : row + 1]))[0]
+        raise AssertionError(f"episode {episode} has no frame {frame}")
+
+
+def has_key(keys: Keys) -> BoolArray:
+    """Return which rows have a frame, bool, shape (N,)."""
+    return (keys != NO_KEY).any(axis=1)
