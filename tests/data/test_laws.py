@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -169,13 +168,6 @@ def test_frames_come_as_they_are_asked_for_and_again(form: Format, root: Path) -
     again = next(iter(dataset.frames(dataset.episodes[0], "front")))
     assert not isinstance(again, Undecodable)
     again[:] = 0  # it is the caller's
-
-
-def test_reader_can_be_handed_to_another_process(form: Format, root: Path) -> None:
-    dataset = form.open(root)
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert list(copy.episodes) == list(dataset.episodes)
-    assert len(list(copy.frames(copy.episodes[1], "wrist"))) == copy.episodes[1].frames
 
 
 def test_unknown_camera_and_column_are_refused(form: Format, root: Path) -> None:

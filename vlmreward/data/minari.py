@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmreward.data.dataset import Episode, EpisodeDataset, Format, Problem, Transitions
+from vlmreward.data.dataset import Episode, Format, Problem, Transitions
 from vlmreward.data.hdf5 import (
     find,
     hdf5_errors,
@@ -267,19 +267,11 @@ def _side_by_side(part: Any, rows: int) -> FloatArray:
     return np.concatenate(numbers, axis=1) if numbers else np.zeros((rows, 0), np.float32)
 
 
-def _open(path: Path) -> EpisodeDataset:
-    return MinariDataset(path)
-
-
-def _label(dataset: Hdf5Dataset, name: str, filler: str = "hold", overwrite: bool = False) -> Hdf5LabelWriter:
-    return Hdf5LabelWriter(dataset, name, filler, overwrite)
-
-
 FORMAT = Format(
     name="minari",
     marks="data/metadata.json and data/main_data.hdf5",
     recognises=recognises,
-    open=_open,
+    open=MinariDataset,
     create=MinariWriter,
-    label=_label,
+    label=Hdf5LabelWriter,
 )

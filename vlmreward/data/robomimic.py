@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmreward.data.dataset import Episode, EpisodeDataset, Format, Problem, Transitions
+from vlmreward.data.dataset import Episode, Format, Problem, Transitions
 from vlmreward.data.hdf5 import (
     SUFFIXES,
     find,
@@ -273,19 +273,11 @@ def _hdf5_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _open(path: Path) -> EpisodeDataset:
-    return RobomimicDataset(path)
-
-
-def _label(dataset: Hdf5Dataset, name: str, filler: str = "hold", overwrite: bool = False) -> Hdf5LabelWriter:
-    return Hdf5LabelWriter(dataset, name, filler, overwrite)
-
-
 FORMAT = Format(
     name="robomimic",
     marks="a .hdf5 file with groups data/demo_<i>",
     recognises=recognises,
-    open=_open,
+    open=RobomimicDataset,
     create=RobomimicWriter,
-    label=_label,
+    label=Hdf5LabelWriter,
 )

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmreward.data.lerobot.layout import fill_template, inside, short_name
+from vlmreward.data.lerobot.layout import fill_template, short_name
+from vlmreward.data.paths import inside
 from vlmreward.errors import DatasetError
 
 NUMBERS = st.integers(0, 10**7)

@@ -13,8 +13,9 @@ import numpy as np
 from vlmreward.data.dataset import Problem
 from vlmreward.data.lerobot.episodes import Located
 from vlmreward.data.lerobot.journal import JOURNAL
-from vlmreward.data.lerobot.layout import KEYS, Feature, Info, inside
+from vlmreward.data.lerobot.layout import KEYS, Feature, Info
 from vlmreward.data.lerobot.parquet import opened, reading
+from vlmreward.data.paths import inside
 from vlmreward.data.video import find_end, probe
 from vlmreward.errors import DatasetError
 from vlmreward.optional import require_package

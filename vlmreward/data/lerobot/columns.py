@@ -15,12 +15,13 @@ from vlmreward.data.lerobot.episodes import list_episode_files
 from vlmreward.data.lerobot.filler import check_filler
 from vlmreward.data.lerobot.journal import JOURNAL, Transaction, locked, recover
 from vlmreward.data.lerobot.label_columns import LabelColumns
-from vlmreward.data.lerobot.layout import INFO, inside, one_line, read_json
+from vlmreward.data.lerobot.layout import INFO, read_json
 from vlmreward.data.lerobot.origins import ORIGINS, Origin, read_origins, stamp, to_json
 from vlmreward.data.lerobot.parquet import opened
 from vlmreward.data.lerobot.reader import LeRobotReader
 from vlmreward.data.lerobot.rewrite import describe, forget, read_ours, rewrite
 from vlmreward.data.lerobot.stats import NAMES, QUANTILES
+from vlmreward.data.paths import inside, one_line
 from vlmreward.errors import ConfigError, DatasetError, StorageError
 from vlmreward.optional import require_package
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmreward.data.dataset import Episode, Problem
-from vlmreward.data.lerobot.layout import Info, fill_template, inside, one_line
+from vlmreward.data.lerobot.layout import Info, fill_template
 from vlmreward.data.lerobot.parquet import opened, reading
+from vlmreward.data.paths import inside, one_line
 from vlmreward.errors import DatasetError
 from vlmreward.optional import require_package
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from vlmreward.data.dataset import Frame, Undecodable
 from vlmreward.data.lerobot.episodes import Located
-from vlmreward.data.lerobot.layout import inside, one_line
 from vlmreward.data.lerobot.parquet import opened, reading, row_groups_of
+from vlmreward.data.paths import inside, one_line
 from vlmreward.errors import DatasetError
 from vlmreward.optional import require_package
 

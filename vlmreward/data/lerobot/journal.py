@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmreward.atomic import storage_errors, temporary_pattern, write_bytes
-from vlmreward.data.lerobot.layout import inside, read_json
+from vlmreward.data.lerobot.layout import read_json
+from vlmreward.data.paths import inside
 from vlmreward.errors import DatasetError
 
 JOURNAL = "meta/.vlmreward_journal.json"

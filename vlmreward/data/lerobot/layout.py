@@ -7,9 +7,10 @@ import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from vlmreward.data.paths import inside, one_line, shown
 from vlmreward.errors import DatasetError
 
 VERSIONS = ("v3.0", "v2.1")
@@ -76,25 +77,25 @@ def read_info(root: Path) -> Info:
     version = found.get("codebase_version")
     if version not in VERSIONS:
         raise DatasetError(
-            f"{INFO}: LeRobot version {_shown(version)} can't be read: convert it with lerobot to {VERSIONS[0]}"
+            f"{INFO}: LeRobot version {shown(version)} can't be read: convert it with lerobot to {VERSIONS[0]}"
         )
     fps = found.get("fps")
     if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not 0 < fps <= 1e6:
-        raise DatasetError(f"{INFO}: fps must be a number above 0, got {_shown(fps)}")
+        raise DatasetError(f"{INFO}: fps must be a number above 0, got {shown(fps)}")
     features = found.get("features")
     if not isinstance(features, dict) or not features:
-        raise DatasetError(f"{INFO}: features must be an object with an entry for each feature, got {_shown(features)}")
+        raise DatasetError(f"{INFO}: features must be an object with an entry for each feature, got {shown(features)}")
     known = {name: _feature(name, entry) for name, entry in features.items()}
     has_videos = any(f.dtype == "video" for f in known.values())
     data_path, video_path = found.get("data_path"), found.get("video_path")
     if not isinstance(data_path, str):
-        raise DatasetError(f"{INFO}: data_path must be a template of file names, got {_shown(data_path)}")
+        raise DatasetError(f"{INFO}: data_path must be a template of file names, got {shown(data_path)}")
     if has_videos and not isinstance(video_path, str):
-        raise DatasetError(f"{INFO}: video_path must be a template of file names, got {_shown(video_path)}")
+        raise DatasetError(f"{INFO}: video_path must be a template of file names, got {shown(video_path)}")
     numbers = {key: found.get(key) for key in ("chunks_size", "total_episodes", "total_frames")}
     for key, value in numbers.items():
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise DatasetError(f"{INFO}: {key} must be a whole number, got {_shown(value)}")
+            raise DatasetError(f"{INFO}: {key} must be a whole number, got {shown(value)}")
     info = Info(
         version=version,
         fps=float(fps),
@@ -129,35 +130,7 @@ def read_json(root: Path, name: str) -> dict[str, Any]:
             raise
         raise DatasetError(f"{name} can't be read as JSON: {one_line(e)}") from e
     if not isinstance(found, dict):
-        raise DatasetError(f"{name} must be a JSON object, got {_shown(found)}")
-    return found
-
-
-def inside(root: Path, name: str) -> Path:
-    """Return the file of a name that a dataset gives, links resolved.
-
-    Args:
-        root: The dataset's folder, absolute.
-        name: Path relative to it, with ``/``.
-
-    Raises:
-        DatasetError: It leads out of the dataset, or no file can have that name.
-    """
-    relative = PurePosixPath(name)
-    if "\0" in name or relative.is_absolute() or ".." in relative.parts:
-        raise DatasetError(
-            f"{_shown(name)} leads out of the dataset: paths must be relative to its folder, without '..'"
-        )
-    try:
-        found = (root / relative).resolve()
-        home = root.resolve()
-        found.exists()  # refuses what no file can be called
-    except (OSError, RuntimeError, ValueError) as e:  # links in a circle, or a name of thousands of letters
-        raise DatasetError(f"{_shown(name)} can't be a file: {one_line(e)}") from e
-    if not found.is_relative_to(home):
-        raise DatasetError(
-            f"{_shown(name)} is a link that leads out of the dataset, to {found}: put the file in its place"
-        )
+        raise DatasetError(f"{name} must be a JSON object, got {shown(found)}")
     return found
 
 
@@ -170,7 +143,7 @@ def fill_template(template: str, values: Mapping[str, int | str], whose: str) ->
     try:
         pieces = list(string.Formatter().parse(template))
     except ValueError as e:
-        raise DatasetError(f"{INFO}: {whose} is no template: {one_line(e)}, got {_shown(template)}") from e
+        raise DatasetError(f"{INFO}: {whose} is no template: {one_line(e)}, got {shown(template)}") from e
     filled = []
     for text, field, spec, conversion in pieces:
         filled.append(text)
@@ -180,7 +153,7 @@ def fill_template(template: str, values: Mapping[str, int | str], whose: str) ->
         wanted = _NUMBER if isinstance(value, int) else re.compile("")
         if value is None or conversion or not wanted.fullmatch(spec or ""):
             raise DatasetError(
-                f"{INFO}: {whose} {_shown(template)} has a field {{{field}}} that isn't known: use {', '.join(values)}"
+                f"{INFO}: {whose} {shown(template)} has a field {{{field}}} that isn't known: use {', '.join(values)}"
             )
         filled.append(format(value, spec or ""))
     return "".join(filled)
@@ -189,13 +162,6 @@ def fill_template(template: str, values: Mapping[str, int | str], whose: str) ->
 def short_name(key: str) -> str:
     """Return the name of a camera as users write it: ``"front"`` for ``"observation.images.front"``."""
     return key.removeprefix(SHORT) or key
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error of a library as one short line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    line = " ".join(str(text).split())
-    return line if len(line) <= 200 else line[:200] + "..."
 
 
 def _template_fields(version: str) -> tuple[str, ...]:
@@ -207,10 +173,5 @@ def _feature(name: str, entry: Any) -> Feature:
     dtype = entry.get("dtype") if isinstance(entry, dict) else None
     sound = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
     if not isinstance(dtype, str) or not isinstance(shape, list) or not sound:
-        raise DatasetError(f"{INFO}: feature {_shown(name)} must have a dtype and a shape, got {_shown(entry)}")
+        raise DatasetError(f"{INFO}: feature {shown(name)} must have a dtype and a shape, got {shown(entry)}")
     return Feature(dtype, tuple(shape))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

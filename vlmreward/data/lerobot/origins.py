@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmreward.data.lerobot.layout import inside, read_json
+from vlmreward.data.lerobot.layout import read_json
+from vlmreward.data.paths import inside
 from vlmreward.errors import DatasetError
 
 ORIGINS = "meta/vlmreward_origins.json"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlmreward.data.lerobot.layout import inside, one_line
+from vlmreward.data.paths import inside, one_line
 from vlmreward.errors import DatasetError, VlmRewardError
 from vlmreward.optional import require_package
 

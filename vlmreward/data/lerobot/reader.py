@@ -14,9 +14,10 @@ from vlmreward.data.dataset import Episode, Frame, Problem, Transitions, Undecod
 from vlmreward.data.lerobot.check import find_problems
 from vlmreward.data.lerobot.episodes import Located, read_episodes
 from vlmreward.data.lerobot.images import decode_images
-from vlmreward.data.lerobot.layout import Info, inside, read_info, short_name
+from vlmreward.data.lerobot.layout import Info, read_info, short_name
 from vlmreward.data.lerobot.origins import read_origins, stamp
 from vlmreward.data.lerobot.parquet import opened, read_episode, reading, to_numbers
+from vlmreward.data.paths import inside
 from vlmreward.data.video import decode_span
 from vlmreward.errors import DatasetError
 from vlmreward.types import FloatArray

@@ -23,10 +23,11 @@ from vlmreward.data.labels import Change, Labels
 from vlmreward.data.lerobot.filler import check_filler, fill
 from vlmreward.data.lerobot.journal import locked
 from vlmreward.data.lerobot.label_columns import check_labels
-from vlmreward.data.lerobot.layout import KEYS, inside
+from vlmreward.data.lerobot.layout import KEYS
 from vlmreward.data.lerobot.parquet import opened
 from vlmreward.data.lerobot.reader import LeRobotReader
 from vlmreward.data.lerobot.rewrite import OURS, read_ours
+from vlmreward.data.paths import inside
 from vlmreward.errors import ConfigError, DatasetError
 from vlmreward.optional import require_package
 
