@@ -209,6 +209,7 @@ def test_any_gymnasium_environment_trains(cli: Any, tmp_path: Path) -> None:
     pytest.importorskip("pygame")
     outcome = cli(
         *("train", "env=gym", "env.id=Acrobot-v1", "goal=a robot arm swung up", "encoder=fake", "n_envs=1"),
+        "env.kwargs.max_episode_steps=60",
         *("agent.n_steps=50", "agent.batch_size=50", "total_timesteps=50", "eval.episodes=1", "run_dir=run"),
     )
     assert outcome.code == 0, outcome.err

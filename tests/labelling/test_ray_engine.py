@@ -15,23 +15,44 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs pip inst
 
 # In a process of its own: Ray starts servers and threads that outlive a test.
 PROGRAM = """
-import os, signal, sys, threading, time
+import os, signal, sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vlmreward.data import find_format, open_dataset
 from vlmreward.data.dataset import Recording
 from vlmreward.encoders import make_encoder
 from vlmreward.errors import VlmRewardError
-from vlmreward.labelling import plan
+from vlmreward.labelling import plan, ray_engine
 from vlmreward.labelling.local_engine import LocalEngine
-from vlmreward.labelling.ray_engine import ActorSettings, RayEngine
+from vlmreward.labelling.ray_engine import ActorSettings, EncodeShards, RayEngine
+
+SMALL = 150  # frames of a shard: two batches of 64 and a rest
+
+
+class DiesOnce(EncodeShards):
+    # The first actor that has encoded the second shard is killed before it can hand that over.
+
+    def __init__(self, settings):
+        plan.SHARD_FRAMES = SMALL
+        super().__init__(settings)
+        self._killed = Path(settings.dataset).with_name("killed")
+
+    def __call__(self, batch):
+        done = super().__call__(batch)
+        if batch["shard"][0] == 1 and not self._killed.exists():
+            self._killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    plan.SHARD_FRAMES, ray_engine.EncodeShards = SMALL, DiesOnce
     writer = find_format("lerobot").create(folder / "d", fps=10, env_id="noise")
-    for number in range(60):
+    for number in range(4):
         rng = np.random.default_rng(number)
         pictures = [rng.integers(0, 256, (96, 96, 3), np.uint8) for _ in range(101)]
         zeros = np.zeros((101, 1), np.float32)
@@ -44,7 +65,6 @@ if __name__ == "__main__":
     local = LocalEngine(
         lambda index: dataset.frames(dataset.episodes[index], camera), encoder, lambda k: np.zeros(len(k), bool), 64, 1
     )
-    import torch
     torch.set_num_threads(1)
     expected = list(local.run(shards, lambda count: None))
     config = {"name": "mini", "precision": "fp32", "runtime": "torch"}
@@ -54,35 +74,11 @@ if __name__ == "__main__":
                      batch_size=64, threads=1)
         return ActorSettings(**{**given, **changes})
 
-    def actors():
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    words = (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if b"ray::" in words and b"EncodeShards" in words:
-                    found.append(int(entry.name))
-        return found
-
-    victims = []
-
-    def kill():
-        while not victims:
-            for pid in actors():
-                time.sleep(1.0)  # in the middle of its work
-                os.kill(pid, signal.SIGKILL)
-                victims.append(pid)
-                break
-            time.sleep(0.05)
-
     engine = RayEngine(settings(), actors=1, num_cpus=1)
-    threading.Thread(target=kill, daemon=True).start()
     told = []
     found = list(engine.run(shards, told.append))
-    assert victims, "no actor was killed"
-    assert sum(told) == 6000
+    assert (folder / "killed").exists(), "no actor was killed"
+    assert sum(told) == 400
     assert [frames.number for frames in found] == [0, 1, 2]
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one.keys, other.keys)
