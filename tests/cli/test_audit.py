@@ -191,7 +191,7 @@ def learned(run: Path) -> list[dict]:
 
 def test_an_audit_does_not_change_what_is_learned(cli, tmp_path):
     for name, mode in (("x", "require"), ("y", "off")):
-        asked = ("encoder=mini", "total_timesteps=400", f"run_dir={name}", f"audit={mode}")
+        asked = ("encoder=mini", "encoder.runtime=torch", "total_timesteps=400", f"run_dir={name}", f"audit={mode}")
         assert cli(*TRAIN[:-1], *asked).code == 0
     x, y = (read(tmp_path / name / "result.json")["evaluation"] for name in "xy")
     assert x == y
