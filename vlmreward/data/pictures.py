@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +25,7 @@ def decode_picture(encoded: bytes) -> Frame | Undecodable:
     return read_picture(io.BytesIO(encoded), ("JPEG", "PNG"))
 
 
-def read_picture(source: Path | BinaryIO, formats: Sequence[str]) -> Frame | Undecodable:
+def read_picture(source: Path | BinaryIO, formats: tuple[str, ...]) -> Frame | Undecodable:
     """Decode the picture in a file; palettes, grey and transparency become RGB.
 
     Args:
