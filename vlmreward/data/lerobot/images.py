@@ -63,5 +63,8 @@ def _decode(root: Path, value: Any) -> Frame | Undecodable:
     if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
         return Undecodable(f"the row holds no picture: {'empty' if value is None else type(value).__name__}")
     data = value.get("bytes")
-    source = io.BytesIO(data) if data else inside(root, str(value["path"]))
+    try:
+        source = io.BytesIO(data) if data else inside(root, str(value["path"]))
+    except DatasetError as e:
+        return Undecodable(f"damaged picture: {e}")
     return read_picture(source, ("PNG", "JPEG", "WEBP", "BMP", "TIFF"))
