@@ -125,13 +125,14 @@ def _compose_once(command: str, overrides: Iterable[str], config_dir: str | None
     The files of ``config_dir`` may have changed in between; those of the package don't.
     """
     folder = Path(config_dir).resolve() if config_dir else None
-    files = sorted((file, file.stat().st_mtime_ns) for file in folder.rglob("*.yaml")) if folder else ()
-    return copy.deepcopy(_compose_checked(command, tuple(overrides), str(folder) if folder else None, tuple(files)))
+    files = sorted(folder.rglob("*.yaml")) if folder else []
+    stamps = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    return copy.deepcopy(_compose_checked(command, tuple(overrides), str(folder) if folder else None, stamps))
 
 
 @functools.lru_cache(maxsize=256)
 def _compose_checked(
-    command: str, overrides: tuple[str, ...], config_dir: str | None, files: tuple[tuple[Path, int], ...]
+    command: str, overrides: tuple[str, ...], config_dir: str | None, files: tuple[tuple[str, int, int], ...]
 ) -> dict[str, Any]:
     import yaml
     from hydra import compose as hydra_compose
