@@ -125,7 +125,7 @@ def _compose_once(command: str, overrides: Iterable[str], config_dir: str | None
     The files of ``config_dir`` may have changed in between; those of the package don't.
     """
     folder = Path(config_dir).resolve() if config_dir else None
-    files = sorted(folder.rglob("*.yaml")) if folder else []
+    files = sorted(f for depth in ("*.yaml", "*/*.yaml") for f in folder.glob(depth) if f.is_file()) if folder else []
     stamps = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
     return copy.deepcopy(_compose_checked(command, tuple(overrides), str(folder) if folder else None, stamps))
 
