@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def few_frames(monkeypatch):
      ("require", 1, 300)],
 )  # fmt: skip
 def test_frames_of_an_audit_are_a_hundredth_of_the_runs(mode, steps, frames):
-    settings = SimpleNamespace(total_timesteps=steps, reward={"name": "clip"})
+    settings: Any = SimpleNamespace(total_timesteps=steps, reward={"name": "clip"})
     assert gate.count_frames(settings, mode) == frames
     settings.reward["combine"] = "env"
     assert gate.count_frames(settings, mode) == 0

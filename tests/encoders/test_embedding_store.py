@@ -604,18 +604,18 @@ if __name__ == "__main__":
     if forked:
         thread.start()
     children = []
-    for n in range(1, 5):
+    for n in range(1, 5 if forked else 3):  # one that is spawned imports everything again
         children.append(context.Process(target=add if forked else add_anew, args=(*[store] * forked, 300 * n)))
         children[-1].start()
-    add(store, 1500)
+    add(store, 300 * (len(children) + 1))
     for child in children:
         child.join(60)
     stop.set()
     if forked:
         thread.join()
-    assert [child.exitcode for child in children] == [0] * 4, [child.exitcode for child in children]
+    assert [child.exitcode for child in children] == [0] * len(children), [child.exitcode for child in children]
     store.refresh()
-    assert len(store) == 1800, len(store)
+    print(len(store))
 """
 
 
@@ -627,9 +627,11 @@ def test_children_share_the_store(tmp_path, numbered, method):
     arguments = [sys.executable, str(script), numbered.__spec__.origin, str(tmp_path / "cache"), method]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    count = {"fork": 1800, "spawn": 1200}[method]
+    assert int(done.stdout) == count
     store = EmbeddingStore(tmp_path / "cache", numbered.META)
-    numbered.check(store, np.arange(1800))
-    assert len(keys_on_disk(store)) == len(set(keys_on_disk(store))) == 1800
+    numbered.check(store, np.arange(count))
+    assert len(keys_on_disk(store)) == len(set(keys_on_disk(store))) == count
 
 
 def test_folder_that_is_removed_by_hand_is_begun_again(tmp_path, numbered):
