@@ -60,7 +60,7 @@ RESULTS = HERE / "results" / "label_quality"
 PICTURE = HERE.parent / "docs" / "images" / "label_quality.png"
 
 SEED = 60_000  # of the first episode; of the bootstrap and the random baseline too
-EPISODES = 70
+EPISODES = 140
 MIXES = {
     "tabletop": ("expert", "expert@0.2", "expert@0.5", "noisy", "near", "failed", "random"),
     "cartpole": ("swing_up", "swing_up@0.1", "swing_up@0.3", "swing_up@0.5", "hang", "random", "zero"),
@@ -76,7 +76,7 @@ BASELINE = {"tabletop": TASKS["push"].baseline, "cartpole": CartPoleEnv.TASKS["u
 OTHER = ", other instruction"
 FIGURES = {
     "spearman_progress": "Spearman of reward and true progress, all rows",
-    "spearman_within": "the same within episodes, mean",
+    "spearman_within": "Spearman within episodes, mean",
     "auroc": "AUROC of reward and true success, all rows",
     "auroc_end": "AUROC of the last reward and the outcome, episodes",
 }
@@ -267,7 +267,7 @@ def words(figure: Mapping[str, float | None]) -> str:
         return "–"
 
     def short(number: float) -> str:
-        return f"{number:.2f}".replace("0.", ".", 1) if abs(number) < 0.995 else f"{number:.0f}"
+        return f"{round(number, 2) + 0.0:.2f}".replace("0.", ".", 1)  # -.00 is .00
 
     return short(value) if low is None or high is None else f"{short(value)} ({short(low)} to {short(high)})"
 
@@ -304,12 +304,18 @@ def names_shown(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the tables of the documentation, one for each figure, tasks side by side."""
-    lines = []
+    """Return picture and tables for the documentation: what was recorded, then one for each figure, tasks in columns."""
+    head = [f"| | {' | '.join(title(found) for found in results)} |", "|---" * (len(results) + 1) + "|"]
+    ended = [
+        [sum(p[key] for p in found["policies"].values()) for key in ("successes", "episodes")] for found in results
+    ]
+    lines = [f"![labels against what is true](images/{PICTURE.name})", "", *head]
+    lines.append(f"| episodes that end in success | {' | '.join(f'{good} of {of}' for good, of in ended)} |")
+    shares = [found["success_rows"] / found["rows"] for found in results]
+    lines += [f"| rows that show success | {' | '.join(f'{share:.0%}' for share in shares)} |", ""]
+    tasks = [figures_by_sweep(found) for found in results]
     for figure, what in FIGURES.items():
-        lines += [f"{what[0].upper()}{what[1:]}:", "", f"| | {' | '.join(title(found) for found in results)} |"]
-        lines.append("|---" * (len(results) + 1) + "|")
-        tasks = [figures_by_sweep(found) for found in results]
+        lines += [f"{what[0].upper()}{what[1:]}:", "", *head]
         for name in names_shown(results):
             cells = [words(sweeps[name][figure]) if name in sweeps else "–" for sweeps in tasks]
             lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -320,12 +326,14 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw every figure with its interval: a panel for each, a row for each task; rewards in colours, the rest grey."""
+    """Draw every figure with its interval: a panel for each, a row for each task; rewards in colours, the rest black."""
     figure = Figure(figsize=(11, 1.5 + 1.6 * len(results)), dpi=100, layout="constrained")
     names, tasks = names_shown(results), [figures_by_sweep(found) for found in results]
     grid = figure.subplots(2, 2, sharey=True)
     for axes, (metric, what) in zip(grid.ravel(), FIGURES.items(), strict=True):
-        axes.axvline(0.5 if "auroc" in metric else 0, color="#999999", linewidth=0.8, linestyle=":")
+        low, chance = (0, 0.5) if "auroc" in metric else (-1, 0)
+        axes.set_xlim(low - 0.03, 1.03)
+        axes.axvline(chance, color="#999999", linewidth=0.8, linestyle=":")
         for number, name in enumerate(names):
             figures = [sweeps[name][metric] if name in sweeps else {"value": None} for sweeps in tasks]
             known = [(i, one) for i, one in enumerate(figures) if one["value"] is not None]
@@ -333,7 +341,7 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
             places = [i + 0.8 * number / len(names) - 0.4 for i, _ in known]
             bounded = [(y, one) for y, (_, one) in zip(places, known, strict=True) if one["low"] is not None]
             reward = any(name in found["report_cards"] for found in results)
-            colour = f"C{number % 10}" if reward else "#666666"
+            colour = f"C{number % 10}" if reward else "black"
             ends = ([one[end] for _, one in bounded] for end in ("low", "high"))
             axes.hlines([y for y, _ in bounded], *ends, color=colour, linewidth=1.2)
             axes.plot(

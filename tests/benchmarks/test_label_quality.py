@@ -100,6 +100,7 @@ def test_another_encoder_or_number_of_episodes_is_measured_again(quality, tmp_pa
 
 
 def test_figures_are_short_and_what_is_unknown_is_no_number(quality):
-    assert quality.words({"value": 0.712, "low": 0.6, "high": 0.999}) == ".71 (.60 to 1)"
+    assert quality.words({"value": 0.712, "low": 0.6, "high": 0.999}) == ".71 (.60 to 1.00)"
     assert quality.words({"value": -0.25, "low": None, "high": None}) == "-.25"
+    assert quality.words({"value": -0.001, "low": None, "high": None}) == ".00"
     assert quality.words({"value": None, "low": None, "high": None}) == "–"
