@@ -304,7 +304,7 @@ def names_shown(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return picture and tables for the documentation: what was recorded, then one for each figure, tasks in columns."""
+    """Return picture and tables for the documentation: what was recorded, then a table a figure, a column a task."""
     head = [f"| | {' | '.join(title(found) for found in results)} |", "|---" * (len(results) + 1) + "|"]
     ended = [
         [sum(p[key] for p in found["policies"].values()) for key in ("successes", "episodes")] for found in results
@@ -326,7 +326,7 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw every figure with its interval: a panel for each, a row for each task; rewards in colours, the rest black."""
+    """Draw every figure with its interval: a panel each, a row for each task; rewards in colours, the rest black."""
     figure = Figure(figsize=(11, 1.5 + 1.6 * len(results)), dpi=100, layout="constrained")
     names, tasks = names_shown(results), [figures_by_sweep(found) for found in results]
     grid = figure.subplots(2, 2, sharey=True)
