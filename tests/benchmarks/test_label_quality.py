@@ -84,6 +84,25 @@ def test_the_end_of_an_episode_is_its_last_row(quality, truth):
     assert value(quality.measure({"end": at_the_end}, rows), "auroc_end", "end") == 1
 
 
+def test_a_task_is_recorded_labelled_and_measured(quality, tmp_path, monkeypatch):
+    """On cart-pole `mini` knows what it sees; what labelling does not take is named with the reason."""
+    monkeypatch.setattr(quality, "list_groups", lambda: {"reward": ["clip", "potential"]})
+    target = tmp_path / "cartpole.json"
+    quality.study(quality.Subject("cartpole", "upright"), 7, {"episodes": 7}, target)
+    found = json.loads(target.read_text())
+    assert found["rows"] == 700
+    assert found["policies"]["swing_up"]["episodes"] == 1
+    assert list(found["not_labelled"]) == ["potential"]
+    assert "terminated" in found["not_labelled"]["potential"]
+    figures = quality.figures_by_sweep(found)
+    assert figures["clip"]["spearman_progress"]["value"] > 0.9
+    assert figures[f"clip{quality.OTHER}"]["spearman_progress"]["value"] < 0
+    assert {"time index", "constant", "random", "pixels: near success"} < set(figures)
+    assert "| clip |" in quality.markdown([found])
+    quality.draw([found], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
 def test_other_instruction_is_that_of_another_task(quality):
     for subject in quality.SUBJECTS:
         sentences = quality.SENTENCES[subject.env]
