@@ -371,7 +371,8 @@ def main() -> None:
         (subject, arguments.folder / f"{subject.name}.json") for subject in SUBJECTS if subject.name in arguments.tasks
     ]
     if not arguments.report:
-        settings = {"encoder": make_encoder("mini", "cpu").id, "episodes": arguments.episodes, "seed": SEED}
+        settings = {"encoder": make_encoder("mini", "cpu").id, "rewards": list_groups()["reward"]}
+        settings |= {"episodes": arguments.episodes, "seed": SEED}
         arguments.folder.mkdir(parents=True, exist_ok=True)
         left = [(subject, target) for subject, target in chosen if not is_done(target, settings)]
         with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
