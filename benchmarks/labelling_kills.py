@@ -10,8 +10,8 @@ random moments, which a seed decides:
 - ray workers: the processes of a running job's encoder actors. Nobody starts anything anew: the job must get through.
 - ray driver: the process that was started, and with it what Ray made of it; started anew as with the local engine.
 
-A kill counts where it hits work: a frame was decoded in this life, or an actor has a shard in hand. Those that hit a process
-which is still starting come on top.
+A kill counts where it hits work: a frame was decoded in this life, or an actor has a shard in hand. Those that hit a
+process which is still starting come on top.
 
 The claim: every file of the dataset has the bytes that an undisturbed run of the local engine leaves, the columns of
 labels in it. Beside it stands what the kills cost: how many frames were decoded in all, counted in the reader, one byte

@@ -23,7 +23,7 @@ import numpy as np
 from vlmreward.data import find_format, open_dataset
 from vlmreward.data.dataset import Recording
 from vlmreward.encoders import make_encoder
-from vlmreward.errors import VlmRewardError
+from vlmreward.errors import VlmRewardError, WorkerError
 from vlmreward.labelling import plan
 from vlmreward.labelling.local_engine import LocalEngine
 from vlmreward.labelling.ray_engine import ActorSettings, RayEngine
@@ -54,22 +54,26 @@ if __name__ == "__main__":
                      batch_size=64, threads=1)
         return ActorSettings(**{**given, **changes})
 
+    def parent(pid):
+        return int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+
     def actors():
-        found = []
+        found = []  # those that have a shard in hand
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
                     words = (entry / "cmdline").read_bytes()
+                    ours = parent(parent(entry.name)) == os.getpid()  # below the raylet of this very process
                 except OSError:
                     continue
-                if b"ray::" in words and b"EncodeShards" in words:
+                if ours and b"EncodeShards" in words and b".submit" in words:
                     found.append(int(entry.name))
         return found
 
     victims = []
 
-    def kill():
-        while not victims:
+    def kill(most):
+        while len(victims) < most:
             for pid in actors():
                 time.sleep(1.0)  # in the middle of its work
                 os.kill(pid, signal.SIGKILL)
@@ -78,7 +82,7 @@ if __name__ == "__main__":
             time.sleep(0.05)
 
     engine = RayEngine(settings(), actors=1, num_cpus=1)
-    threading.Thread(target=kill, daemon=True).start()
+    threading.Thread(target=kill, args=(1,), daemon=True).start()
     told = []
     found = list(engine.run(shards, told.append))
     assert victims, "no actor was killed"
@@ -91,12 +95,17 @@ if __name__ == "__main__":
         list(RayEngine(settings(encoder_id="another"), num_cpus=1).run(shards[:1], told.append))
     except VlmRewardError as e:
         print(f"refused: {e}")
+    threading.Thread(target=kill, args=(1000,), daemon=True).start()
+    try:
+        list(RayEngine(settings(deaths=2), num_cpus=1).run(shards[:1], told.append))
+    except WorkerError as e:
+        print(f"given up: {e}")
     print("alike")
 """
 
 
 @pytest.mark.timeout(180)
-def test_actors_give_the_local_shards_though_one_is_killed(tmp_path: Path) -> None:
+def test_actors_give_the_local_shards_though_one_is_killed_and_a_deadly_shard_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     process = subprocess.Popen(
         [sys.executable, "program.py", str(tmp_path)],
@@ -114,4 +123,5 @@ def test_actors_give_the_local_shards_though_one_is_killed(tmp_path: Path) -> No
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, out
     assert "alike" in out
+    assert "given up: 2 workers died over shard 0" in out
     assert "refused: the encoder on a worker is mini-2" in out

@@ -4,8 +4,8 @@ An actor gets whole shards and does with them what :class:`vlmreward.labelling.l
 is a pure function of the dataset, so one that is done again, after an actor or a machine was lost, gives the same bits
 where machines of one kind do it. Actors never see labels, goals or the store; these are the driver's.
 
-Ray Data starts a lost actor again without end. A shard that kills whoever decodes it would so be begun for ever: an actor of
-its own counts how often each one was.
+Ray Data starts a lost actor again without end. A shard that kills whoever decodes it would so be begun for ever: an
+actor of its own counts how often each one was.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class ActorSettings:
         device: Of the encoder.
         batch_size: Largest number of frames of a batch.
         threads: Torch's, in each actor.
+        deaths: Workers that may die over one shard.
     """
 
     dataset: str
@@ -53,6 +54,7 @@ class ActorSettings:
     device: str
     batch_size: int
     threads: int
+    deaths: int = MAX_DEATHS
 
 
 class CountBegun:
@@ -99,7 +101,7 @@ class EncodeShards:
     def _check_deaths(self, shard: int) -> None:
         """Refuse a shard that has cost too many workers; what builds dataset and encoder counts, too."""
         deaths = require_package("ray", "ray").get(self._begun.begin.remote(shard))
-        if deaths >= MAX_DEATHS:
+        if deaths >= self._settings.deaths:
             raise WorkerError(
                 f"{deaths} workers died over shard {shard}: if memory ran out, give fewer ray.actors, "
                 "more ray.num_cpus or a smaller encode_batch; else engine=local shows where it breaks"
@@ -168,7 +170,7 @@ class RayEngine:
 
         Raises:
             VlmRewardError: What a reader or the encoder raised in an actor.
-            WorkerError: ``MAX_DEATHS`` workers died over the same shard.
+            WorkerError: Too many workers died over one shard.
         """
         if not shards:
             return
