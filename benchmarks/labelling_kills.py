@@ -52,6 +52,8 @@ SIDE = 96
 COLUMN = "reward_vlm"
 DRIVER_KILLS = 4
 LIMIT_S = 3600  # of one run with all its kills
+FROM_START = 0.25  # share of lives whose end is counted from the start
+REST = 3  # so many times as long are encoder actors left alone: they take some seconds to start
 AT_WORK = ".submit"  # how the name of an actor's process ends while it has a shard in hand
 
 COUNTER = '''
@@ -193,7 +195,8 @@ def kill_and_restart(run: Run, kills: int, longest: float, rng: random.Random) -
     Args:
         run: Prepared.
         kills: How often, at work.
-        longest: A life lasts between 0 and so many seconds.
+        longest: A life lasts between 0 and so many seconds, from its first decoded frame, or, of one life in
+            four, from its very start.
         rng: Decides the moments.
     """
     killed: Counter[str] = Counter()
@@ -203,6 +206,9 @@ def kill_and_restart(run: Run, kills: int, longest: float, rng: random.Random) -
         before = run.decoded()
         process = run.start()
         enough = killed["at work"] + killed["writing"] >= kills
+        if not enough and rng.random() > FROM_START:
+            while process.poll() is None and run.decoded() == before and time.monotonic() < deadline:
+                time.sleep(0.01)
         left = deadline - time.monotonic() if enough else rng.uniform(0, longest)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(left, 0))
@@ -235,14 +241,14 @@ def kill_workers(run: Run, kills: int, longest: float, rng: random.Random) -> di
     Args:
         run: Prepared.
         kills: How many actors, at work.
-        longest: From a kill to the next, between 0 and so many seconds.
+        longest: From a kill to the next, between 0 and ``REST`` times so many seconds.
         rng: Decides moments and victims.
     """
     process = run.start()
     killed: Counter[str] = Counter()
     deadline = time.monotonic() + LIMIT_S
     while process.poll() is None and time.monotonic() < deadline:
-        left = deadline - time.monotonic() if killed["at work"] >= kills else rng.uniform(0, longest)
+        left = deadline - time.monotonic() if killed["at work"] >= kills else rng.uniform(0, REST * longest)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(left)
         actors = sorted((p, name) for p, name in family(process.pid).items() if "EncodeShards" in name)
@@ -263,7 +269,7 @@ def main() -> int:
     parser.add_argument("--engine", choices=("local", "ray", "both"), default="both")
     parser.add_argument("--kills", type=int, default=20, help="of one run, at work")
     parser.add_argument("--frames", type=int, default=100_000, help="of the dataset; more where a run ends too early")
-    parser.add_argument("--longest", type=float, default=25.0, help="longest time from one kill to the next, seconds")
+    parser.add_argument("--longest", type=float, default=8.0, help="longest time from one kill to the next, seconds")
     parser.add_argument("--actors", type=int, default=2, help="encoders of engine=ray")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument(

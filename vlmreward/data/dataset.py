@@ -228,7 +228,7 @@ class Format:
         recognises: Whether a path is of this format; imports nothing heavy and never fails.
         open: Opens a path for reading.
         create: Makes a writer of new datasets, ``create(root, fps=..., env_id=...)``; None where it is only read.
-        label: Makes a writer of labels, ``label(dataset, name, filler="hold", overwrite=False)``.
+        label: Makes a writer of labels, ``label(dataset, name, filler="auto", overwrite=False)``.
     """
 
     name: str

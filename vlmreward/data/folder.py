@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from vlmreward.data.dataset import Episode, EpisodeDataset, Format, Frame, Problem, Transitions, Undecodable
+from vlmreward.data.filler import AUTO
 from vlmreward.data.folder_labels import FolderLabelWriter, read_label
 from vlmreward.data.folder_list import Entry, read_list
 from vlmreward.data.folder_sources import Source, open_source, read_numbers
@@ -202,7 +203,7 @@ def _open(path: Path) -> EpisodeDataset:
     return FolderDataset(path)
 
 
-def _label(dataset: FolderDataset, name: str, filler: str = "hold", overwrite: bool = False) -> FolderLabelWriter:
+def _label(dataset: FolderDataset, name: str, filler: str = AUTO, overwrite: bool = False) -> FolderLabelWriter:
     return FolderLabelWriter(dataset.folder, dataset.episodes, name, filler, overwrite)
 
 
