@@ -60,10 +60,12 @@ class Problem:
     Attributes:
         where: A file or an episode, relative to the dataset's root, e.g. ``"episode 3"``.
         what: What is wrong, in one line: what was expected and what was found.
+        left_out: It is a recorded episode that can't be read, and so is none of the dataset's.
     """
 
     where: str
     what: str
+    left_out: bool = False
 
 
 @dataclass(frozen=True)

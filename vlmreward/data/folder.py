@@ -62,7 +62,7 @@ class FolderDataset:
                 sources = {name: open_source(self.folder, video) for name, video in entry.videos.items()}
                 rows, frames = self._count(entry, sources)
             except DatasetError as e:
-                self._found.append(Problem(f"line {entry.line}", f"{e}: episode {entry.name!r} is left out"))
+                self._found.append(Problem(f"line {entry.line}", f"{e}: episode {entry.name!r} is left out", True))
                 continue
             episodes.append(Episode(len(episodes), entry.name, rows, frames, entry.task, entry.success))
             self._entries.append(entry)
