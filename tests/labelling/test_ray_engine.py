@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -35,9 +36,9 @@ SMALL = 150  # frames of a shard: two batches of 64 and a rest
 class DiesOnce(EncodeShards):
     # The first actor that has encoded the second shard is killed before it can hand that over.
 
-    def __init__(self, settings):
+    def __init__(self, settings, begun):
         plan.SHARD_FRAMES = SMALL
-        super().__init__(settings)
+        super().__init__(settings, begun)
         self._killed = Path(settings.dataset).with_name("killed")
 
     def __call__(self, batch):
@@ -111,3 +112,27 @@ def test_actors_give_the_local_shards_though_one_is_killed(tmp_path: Path) -> No
     assert process.returncode == 0, out
     assert "alike" in out
     assert "refused: the encoder on a worker is mini-2" in out
+
+
+def test_a_shard_that_kills_worker_after_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real deaths are in benchmarks/labelling_kills.py; Ray takes its time before it starts another worker."""
+    import numpy as np
+    import ray
+
+    from vlmreward.labelling.ray_engine import ActorSettings, EncodeShards
+
+    class Begun:
+        """Stands for the handle of the actor that counts."""
+
+        def __init__(self, before: int) -> None:
+            self.begin, self.before = self, before
+
+        def remote(self, shard: int) -> int:
+            return self.before
+
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    settings = ActorSettings("nowhere", "main", {"name": "mini"}, "mini", "cpu", 64, 1, deaths=2)
+    for before, error in ((1, "DatasetError"), (2, "WorkerError")):
+        row = EncodeShards(settings, Begun(before))({"shard": np.array([7])})
+        assert json.loads(row["error"][0])[0] == error
+    assert "2 workers died over shard 7" in row["error"][0]
