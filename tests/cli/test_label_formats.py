@@ -44,7 +44,7 @@ def lose_an_episode(kind: str) -> None:
         path, group = {"robomimic": ("demo.hdf5", "data/demo_1"), "minari": ("data/main_data.hdf5", "episode_1")}[kind]
         with h5py.File(Path("set") / path, "r+") as file:
             for name in ("actions", "rewards"):
-                del file[group][name]
+                del file[f"{group}/{name}"]
 
 
 def test_every_format_has_a_case() -> None:
