@@ -302,7 +302,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="of one run, at work")
     parser.add_argument("--frames", type=int, default=100_000, help="of the dataset; more where a run ends too early")
     parser.add_argument(
-        "--longest", type=float, default=8.0, help="longest time to a kill from when there is work, seconds"
+        "--longest", type=float, default=4.0, help="longest time to a kill from when there is work, seconds"
     )
     parser.add_argument("--actors", type=int, default=2, help="encoders of engine=ray")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
