@@ -209,7 +209,9 @@ def test_an_episode_without_a_single_label_costs_no_other(cli):
     from vlmreward.data import find_format
     from vlmreward.data.dataset import Recording
 
-    writer = find_format("lerobot").create(Path("short"), fps=10, env_id="noise")
+    create = find_format("lerobot").create
+    assert create is not None
+    writer = create(Path("short"), fps=10, env_id="noise")
     for number, rows in enumerate((20, 1, 20)):
         pictures = np.random.default_rng(number).integers(0, 256, (rows + 1, 32, 32, 3), np.uint8)
         zeros = np.zeros((rows + 1, 2), np.float32)
