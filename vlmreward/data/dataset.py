@@ -154,7 +154,8 @@ class EpisodeDataset(Protocol):
         """Read a numeric column of rows, e.g. a label that was written, float32, shape (T,).
 
         Raises:
-            DatasetError: There is no such column.
+            UnknownColumnError: There is no such column.
+            DatasetError: It can't be read, or is no number a row.
         """
         ...
 

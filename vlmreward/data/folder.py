@@ -117,7 +117,8 @@ class FolderDataset:
                 label is invalid.
 
         Raises:
-            DatasetError: There is no such column, or it is damaged.
+            UnknownColumnError: There is no such column.
+            DatasetError: It is damaged.
         """
         if name == "rewards" and (file := self._entries[episode.index].arrays.get("rewards")):
             return read_numbers(self.folder, file, episode.rows)[:, 0]

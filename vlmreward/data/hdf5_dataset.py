@@ -13,7 +13,7 @@ from typing import Any
 from vlmreward.data.dataset import Episode, Frame, Problem, Undecodable
 from vlmreward.data.hdf5 import find, hdf5_errors, open_hdf5, read_attribute, read_pictures, read_rows
 from vlmreward.data.label_names import label_names
-from vlmreward.errors import DatasetError
+from vlmreward.errors import DatasetError, UnknownColumnError
 from vlmreward.types import FloatArray
 
 PICTURES = "vlmreward_pictures"
@@ -80,13 +80,14 @@ class Hdf5Dataset:
                 ``"reward_vlm"`` is found in ``rewards_vlm``, ``"reward_vlm_success"`` in ``success_vlm``.
 
         Raises:
-            DatasetError: There is no such column, or it is damaged.
+            UnknownColumnError: There is no such column.
+            DatasetError: It is damaged, or is no number a row.
         """
         with open_hdf5(self.path) as file:
             group = self.group(file, episode)
             node = find(group, name) or next((n for alias in label_names(name) if (n := find(group, alias))), None)
             if node is None or not hasattr(node, "dtype"):
-                raise DatasetError(f"{episode.name} of {self.path.name} has no column {name!r}: label it first")
+                raise UnknownColumnError(f"{episode.name} of {self.path.name} has no column {name!r}: label it first")
             values = read_rows(node, episode.rows)
         if values.shape[1] != 1:
             raise DatasetError(f"{name!r} of {episode.name} has {values.shape[1]} values a row: it is no column")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vlmreward.data.dataset import Episode, Format, Frame, Problem, Transitions, Undecodable
 from vlmreward.data.labels import LabelWriter
-from vlmreward.errors import DatasetError
+from vlmreward.errors import DatasetError, UnknownColumnError
 from vlmreward.types import FloatArray, Frames
 
 FILE = "arrays.npz"
@@ -72,11 +72,11 @@ class ArrayDataset:
         """Return a column, float32, shape (T,).
 
         Raises:
-            DatasetError: There is none of this name.
+            UnknownColumnError: There is none of this name.
         """
         columns = self.arrays[episode.index].columns
         if name not in columns:
-            raise DatasetError(f"{episode.name} has no column {name!r}: it has {', '.join(columns) or 'none'}")
+            raise UnknownColumnError(f"{episode.name} has no column {name!r}: it has {', '.join(columns) or 'none'}")
         return columns[name]
 
     def fingerprint(self, camera: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.data.paths import inside, one_line
-from vlmreward.errors import DatasetError, VlmRewardError
+from vlmreward.errors import DatasetError, UnknownColumnError, VlmRewardError
 from vlmreward.optional import require_package
 
 
@@ -83,14 +83,16 @@ def read_episode(root: Path, name: str, episode_index: int, rows: int, columns: 
         By name a pyarrow array of ``rows`` values, in the order of ``frame_index``.
 
     Raises:
-        DatasetError: A column is missing, the file is damaged, or holds another number of rows of the episode.
+        UnknownColumnError: There is no such column.
+        DatasetError: The file is damaged, or holds another number of rows of the episode.
     """
     pa = require_package("pyarrow", "data")
     compute = require_package("pyarrow.compute", "data")
     with opened(root, name) as file, reading(name):
-        missing = [c for c in (*columns, "episode_index", "frame_index") if c not in file.schema_arrow.names]
-        if missing:
-            raise DatasetError(f"{name} has no column {missing[0]!r}: there are {', '.join(file.schema_arrow.names)}")
+        for column in (*columns, "episode_index", "frame_index"):
+            if column not in (there := file.schema_arrow.names):
+                error = UnknownColumnError if column in columns else DatasetError
+                raise error(f"{name} has no column {column!r}: there are {', '.join(there)}")
         wanted = list(dict.fromkeys([*columns, "episode_index", "frame_index"]))
         parts = []
         for group in row_groups_of(file, episode_index):

@@ -115,7 +115,8 @@ class LeRobotReader:
         """Read a column of one number a row, float32, shape (T,).
 
         Raises:
-            DatasetError: There is no such column, or it is no number a row.
+            UnknownColumnError: There is no such column.
+            DatasetError: It can't be read, or is no number a row.
         """
         numbers = self._read(episode, [name])[name]
         if numbers.size != episode.rows:
