@@ -131,10 +131,11 @@ def check_labels(root, seen):
             assert row["task"] == episode.instruction
             following = min(place + 1, place - t + episode.rows - 1)
             assert seen["windows"][place] == [held_reward, seen["rows"][following]["reward_vlm"]]
-            begins, ends = (
-                f - (f % 4 == 0 < f) for f in (t, min(t + 2, episode.rows - 1))
-            )  # a lost frame: that before
-            assert math.isclose(seen["deltas"][place], (ends - begins) / episode.rows, abs_tol=1e-6)
+            begins, ends = t, min(t + 2, episode.rows - 1)
+            known = [
+                f - 1 if f % 4 == 0 and f > 0 else f for f in (begins, ends)
+            ]  # a lost frame repeats the one before
+            assert math.isclose(seen["deltas"][place], (known[1] - known[0]) / episode.rows, abs_tol=1e-6)
             place += 1
     assert math.isclose(seen["mean"][0], np.mean([r["reward_vlm"] for r in seen["rows"]]), rel_tol=1e-6)
 
