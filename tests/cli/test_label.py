@@ -116,6 +116,24 @@ def test_row_t_has_the_reward_of_frame_t_plus_1(cli, dataset):
     np.testing.assert_allclose(read.column(read.episodes[2], "reward_vlm")[:-1], expected[1:], atol=1e-3)
 
 
+def test_row_t_of_the_progress_file_is_frame_t(cli, dataset):
+    import pyarrow.parquet as pq
+
+    from vlmreward.labelling.stored_labels import list_runs, open_labels
+
+    assert cli("label", "dataset=c", GOAL, "name=sarm_progress", "force=true", "run_dir=job").code == 0
+    read, table = open_dataset(dataset), pq.read_table("c/sarm_progress.parquet")
+    (run,) = list_runs(Path("job"))
+    stored = open_labels(run, read.episodes)
+    expected = np.concatenate([stored.frames(episode.index).progress for episode in read.episodes])
+    np.testing.assert_array_equal(table["progress_sparse"].to_numpy(), expected)
+    of_rows = stored.episode(2).progress
+    assert of_rows is not None
+    np.testing.assert_array_equal(expected[201:300], of_rows[:-1])
+    assert table["frame_index"].to_pylist()[200] == 0
+    assert expected[200] not in of_rows, "the first frame counts, and no row has it"
+
+
 def test_another_goal_decodes_nothing(cli, dataset):
     cli("label", "dataset=c", "force=true")
     outcome = cli("label", "dataset=c", "goal=cart at the left end of the track", "name=reward_left", "force=true")

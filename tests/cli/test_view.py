@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from vlmreward import data
 from vlmreward.cli.view_curves import name_runs
 from vlmreward.data.dataset import Recording
-from vlmreward.data.labels import EpisodeLabels, Provenance
+from vlmreward.data.labels import EpisodeLabels, FrameLabels, Provenance
 from vlmreward.labelling.stored_labels import list_runs, open_labels
 
 LABEL = ("label", "dataset=d", "encoder=fake", "write=false", "force=true", "sample=10", "max_invalid=1")
@@ -137,6 +138,12 @@ class HandLabels:
     def episode(self, index: int) -> EpisodeLabels:
         reward, progress = (np.array(v, np.float32) for v in ([0.1, 9, 0.3, 0.4], [0.5, 9, 0.7, 0.8]))
         return EpisodeLabels(reward, np.array([True, False, True, True]), None, progress)
+
+    def frames(self, index: int) -> FrameLabels:
+        raise AssertionError("columns are of rows")
+
+    def __iter__(self) -> Iterator[EpisodeLabels]:
+        return iter([self.episode(0)])
 
 
 @pytest.mark.parametrize("kind", data.list_formats())

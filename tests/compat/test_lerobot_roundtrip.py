@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ import pytest
 from vlmreward.data.dataset import Recording
 from vlmreward.data.labels import EpisodeLabels, Provenance
 from vlmreward.data.lerobot import FORMAT, create_lerobot
+from vlmreward.labelling.work_folder import LabelRecord
 
 PACKAGE = "lerobot[dataset]==0.6.1"
 WITH_LEROBOT = Path(__file__).with_name("with_lerobot.py")
@@ -93,7 +93,8 @@ class OurLabels:
     def frames(self, index):
         f = np.arange(self.rows[index])
         valid = (f % 4 != 0) | (f == 0)
-        return SimpleNamespace(valid=valid, progress=np.where(valid, f / len(f), np.nan).astype(np.float32))
+        none = np.full(len(f), np.nan, np.float32)
+        return LabelRecord(none, valid, none, np.where(valid, f / len(f), np.nan).astype(np.float32))
 
     def __iter__(self):
         return (self.episode(i) for i in range(len(self.rows)))

@@ -144,7 +144,10 @@ def _holds_anything(dataset: EpisodeDataset, episode: Episode, name: str) -> boo
 
 def _kind(name: str) -> Kind:
     """Return the plot that a column belongs to, by either end of its name."""
-    return next((kind for kind in KINDS[1:] if name.endswith(kind) or name.startswith(f"{kind}_")), "reward")
+    for kind in KINDS[1:]:
+        if name.endswith(kind) or name.startswith(f"{kind}_"):
+            return kind
+    return "reward"
 
 
 def _set(name: str, columns: Sequence[str]) -> str:
