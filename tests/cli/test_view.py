@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from vlmreward import data
 from vlmreward.cli.view_curves import name_runs
-from vlmreward.data.dataset import Recording
+from vlmreward.data.dataset import Format, Recording
 from vlmreward.data.labels import EpisodeLabels, FrameLabels, Provenance
 from vlmreward.labelling.stored_labels import list_runs, open_labels
 
@@ -130,6 +131,18 @@ def test_the_page_has_a_name_of_its_own_or_the_one_asked_for(cli, write_dataset)
     assert Path("a, b.html").is_file()
 
 
+def record(kind: str, episodes: int = 1) -> Format:
+    """Write episodes of four rows, ``set.hdf5`` in any format, and return the format."""
+    form = data.find_format(kind)
+    assert form.create is not None
+    writer = form.create(Path("set.hdf5"), fps=10.0, env_id="Noise-v0")
+    pictures, zeros = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8), np.zeros((5, 2), np.float32)
+    for _ in range(episodes):
+        writer.add(Recording({"front": pictures}, zeros, zeros[1:], zeros[1:, 0], False, True, "open it"))
+    writer.finish()
+    return form
+
+
 class HandLabels:
     """Labels of one episode of four rows; row 1 has none."""
 
@@ -149,13 +162,7 @@ class HandLabels:
 @pytest.mark.parametrize("kind", data.list_formats())
 def test_labels_in_a_dataset_are_drawn_whatever_its_format(cli, kind):
     """By hand: row t is about frame t + 1, row 1 has no label; LeRobot keeps no frame after the last action."""
-    form = data.find_format(kind)
-    assert form.create is not None
-    writer = form.create(Path("set.hdf5"), fps=10.0, env_id="Noise-v0")
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    zeros = np.zeros((5, 2), np.float32)
-    writer.add(Recording({"front": pictures}, zeros, zeros[1:], zeros[1:, 0], False, True, "open it"))
-    writer.finish()
+    form = record(kind)
     (bare,) = facts_of(cli("view", "dataset=set.hdf5"))
     assert bare["curves"] == []
     form.label(data.open_dataset("set.hdf5"), "reward_vlm").write(HandLabels())
@@ -171,15 +178,21 @@ def test_labels_in_a_dataset_are_drawn_whatever_its_format(cli, kind):
         assert drawn == {(f"column {name}", "reward"): reward, (f"column {name}", "progress"): progress}
 
 
+def test_episode_that_was_recorded_after_the_labels_is_shown_without_them(cli, refused):
+    record("robomimic", episodes=2)
+    with h5py.File("set.hdf5", "r+") as file:
+        file["data/demo_0/rewards_vlm"] = np.arange(4, dtype=np.float32)
+    first, second = facts_of(cli("view", "dataset=set.hdf5", "episode=[0,1]"))
+    assert [c["values"] for c in first["curves"]] == [[None, 0, 1, 2, 3]]
+    assert second["curves"] == []
+    outcome = cli("view", "dataset=set.hdf5", "episode=[0,1]", "columns=rewards_vlm")
+    refused(outcome, "view", "episode 1 has no column 'rewards_vlm'")
+
+
 def test_column_that_can_not_be_read_is_not_left_out(cli, refused):
-    form = data.find_format("folder")
-    assert form.create is not None
-    writer = form.create(Path("set"), fps=10.0)
-    pictures, zeros = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8), np.zeros((5, 2), np.float32)
-    writer.add(Recording({"front": pictures}, zeros, zeros[1:], None, False, True, "open it"))
-    writer.finish()
-    Path("set/labels_vlm.parquet").write_bytes(b"cut off")
-    refused(cli("view", "dataset=set"), "view", "labels_vlm.parquet can't be read")
+    record("folder")
+    Path("set.hdf5/labels_vlm.parquet").write_bytes(b"cut off")
+    refused(cli("view", "dataset=set.hdf5"), "view", "labels_vlm.parquet can't be read")
 
 
 def test_frames_a_second_are_the_recorded_ones_the_asked_for_or_ten(cli, write_dataset):

@@ -64,7 +64,7 @@ def choose_columns(dataset: EpisodeDataset, asked: Any, episode: Episode) -> lis
         episode: Whose.
 
     Raises:
-        ConfigError: There is no such column.
+        ConfigError: The episode has no such column.
         DatasetError: One is there and can't be read.
     """
     usual = [name for name in USUAL if _holds_anything(dataset, episode, name)]
@@ -73,7 +73,8 @@ def choose_columns(dataset: EpisodeDataset, asked: Any, episode: Episode) -> lis
     names = [str(name) for name in asked] if isinstance(asked, list) else [str(asked)]
     for name in names:
         if _find(dataset, episode, name) is None:
-            raise ConfigError(f"the dataset has no column {name!r}: {suggest(name, {*usual, *dataset.features})}")
+            others = {*usual, *dataset.features} - {name}  # what the first episode has, another may lack
+            raise ConfigError(f"episode {episode.index} has no column {name!r}: {suggest(name, others)}")
     return list(dict.fromkeys(names))
 
 
