@@ -67,13 +67,13 @@ def choose_columns(dataset: EpisodeDataset, asked: Any, episode: Episode) -> lis
         ConfigError: The episode has no such column.
         DatasetError: One is there and can't be read.
     """
-    usual = [name for name in USUAL if _holds_anything(dataset, episode, name)]
     if asked is None:
-        return usual
+        return [name for name in USUAL if _holds_anything(dataset, episode, name)]
     names = [str(name) for name in asked] if isinstance(asked, list) else [str(asked)]
     for name in names:
         if _find(dataset, episode, name) is None:
-            others = {*usual, *dataset.features} - {name}  # what the first episode has, another may lack
+            usual = {one for one in USUAL if _find(dataset, episode, one) is not None}
+            others = {*usual, *dataset.features} - {name}  # features are of the first episode: another may lack one
             raise ConfigError(f"episode {episode.index} has no column {name!r}: {suggest(name, others)}")
     return list(dict.fromkeys(names))
 
