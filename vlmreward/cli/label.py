@@ -179,7 +179,7 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
         engine = RayEngine(actors, **options["ray"])
     else:
         engine = LocalEngine(
-            lambda index: dataset.frames(dataset.episodes[index], camera),
+            lambda index, start: dataset.frames(dataset.episodes[index], camera, start),
             encoder,
             lambda keys: store.find(keys) >= 0,
             options["encode_batch"],
