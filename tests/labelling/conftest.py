@@ -72,7 +72,7 @@ def build_job(
     encoder = encoder or BatchSensitiveEncoder()
     store = open_cached(encoder, path / "embeddings").store
     folder = WorkFolder(path, "layout", run)
-    folder.remove_temporary()
+    folder.begin()
     engine = LocalEngine(dataset.frames, encoder, lambda keys: store.find(keys) >= 0, batch_size, threads)
     labeller = Labeller(make_plan(dataset.episodes), folder, store, engine)
     scorer = LabelScorer(lambda goal: reward or LinearReward(encoder.dim), ["goal"] * len(dataset.episodes))

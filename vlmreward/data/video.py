@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -237,38 +237,47 @@ def _open_at(av: ModuleType, path: Path, start_s: float) -> tuple[Any, Any, Iter
     """Open a video at the key picture at or before a time; returns container, stream and packets.
 
     A container may go to a key picture that is stored before and shown after the time, or to none at all. It is then
-    sent back further, and in the end read from its beginning.
+    sent back further, and in the end read from its beginning. Where pictures that are stored after the key one are
+    shown before it (an open group of pictures), later ones may lean on what these leave behind: it is begun a group
+    earlier.
     """
-    back_s = 0.0
+    back_s, is_earlier = 0.0, False
     while True:
         container = _open(av, path)
         stream = container.streams.video[0]
         base: Fraction = stream.time_base
         goal = math.floor((start_s - back_s) / base + 1e-6)
-        at_begin = goal <= (stream.start_time or 0)
+        packets = container.demux(stream)
+        if goal <= (stream.start_time or 0):
+            return container, stream, packets
         try:
-            if not at_begin:
-                container.seek(goal, backward=True, stream=stream)
-            packets = container.demux(stream)
-            head = next(packets, None)
-            if at_begin or _is_key_before(head, start_s, base):
-                return container, stream, packets if head is None else itertools.chain((head,), packets)
-        except (av.error.FFmpegError, OSError) as e:
-            if at_begin:
-                container.close()
-                raise DatasetError(f"the video can't be read: {_short(e)}") from e
+            container.seek(goal, backward=True, stream=stream)
+            head = list(itertools.islice(packets, 2))
         except OverflowError as e:
             container.close()
             raise DatasetError(f"can't go to {start_s:.3f} s: {_short(e)}") from e
+        except (av.error.FFmpegError, OSError):
+            head = []  # nothing can be read there: what comes before tells why
+        if not _is_key_before(head, start_s, base):
+            back_s = max(2 * back_s, 1.0)
+        elif is_earlier or not _is_open(head):
+            return container, stream, itertools.chain(head, packets)
+        else:
+            start_s, back_s, is_earlier = float((_shown(head[0]) - 1) * base), 0.0, True
         container.close()
-        back_s = max(2 * back_s, 1.0)
 
 
-def _is_key_before(packet: Any, time_s: float, base: Fraction) -> bool:
-    if packet is None or not packet.size or not packet.is_keyframe:
-        return False
-    shown = packet.dts if packet.pts is None else packet.pts
-    return shown is not None and float(shown * base) <= time_s + float(base) / 2
+def _shown(packet: Any) -> int:
+    """Return when a packet's picture is shown, in units of the stream; a huge number where it doesn't say."""
+    return next((int(time) for time in (packet.pts, packet.dts) if time is not None), _BEHIND)
+
+
+def _is_key_before(head: Sequence[Any], time_s: float, base: Fraction) -> bool:
+    return bool(head) and head[0].is_keyframe and float(_shown(head[0]) * base) <= time_s + float(base) / 2
+
+
+def _is_open(head: Sequence[Any]) -> bool:
+    return len(head) > 1 and _shown(head[1]) < _shown(head[0])
 
 
 def _decode(av: ModuleType, path: Path, start_s: float) -> Iterator[tuple[float, Any]]:
