@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vlmreward.data.dataset import Episode, Recording
+from vlmreward.data.dataset import Episode, EpisodeDataset, Recording, Undecodable
 from vlmreward.data.labels import EpisodeLabels, Provenance
 
 LENGTHS = (40, 3, 12)
@@ -71,9 +71,31 @@ def hashes(root: Path) -> dict[str, str]:
     return {p.relative_to(root.parent).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def check_starts(dataset: EpisodeDataset) -> int:
+    """Check that frames from any one on are the end of all, also where some are lost; returns how many are."""
+    lost = 0
+    for episode in dataset.episodes:
+        for camera in dataset.cameras:
+            whole = list(dataset.frames(episode, camera))
+            lost += sum(isinstance(item, Undecodable) for item in whole)
+            for start in range(episode.frames + 1):
+                items = list(dataset.frames(episode, camera, start=start))
+                assert len(items) == episode.frames - start
+                for number, (item, due) in enumerate(zip(items, whole[start:], strict=True), start):
+                    assert isinstance(item, Undecodable) == isinstance(due, Undecodable), (start, number, item, due)
+                    assert isinstance(item, Undecodable) or np.array_equal(item, due), (start, number)
+    return lost
+
+
 @pytest.fixture(scope="session")
 def known() -> SimpleNamespace:
     """What this file defines, for tests in folders that are no packages."""
     return SimpleNamespace(
-        LENGTHS=LENGTHS, TASKS=TASKS, KnownLabels=KnownLabels, hashes=hashes, picture=picture, record=record
+        check_starts=check_starts,
+        LENGTHS=LENGTHS,
+        TASKS=TASKS,
+        KnownLabels=KnownLabels,
+        hashes=hashes,
+        picture=picture,
+        record=record,
     )

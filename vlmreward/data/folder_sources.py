@@ -156,7 +156,11 @@ class _Array:
         try:
             with open_array(self._path, self._key) as array:
                 size = math.prod(array.shape[1:])
-                array.stream.seek(start * size, os.SEEK_CUR)
+                if self._path.suffix == ".npy":
+                    array.stream.seek(start * size, os.SEEK_CUR)
+                else:  # piece by piece, as if they were given: damage of an archive shows in the same picture then
+                    for _ in range(start):
+                        array.stream.read(size)
                 while due < min(count, self.count):
                     raw = array.stream.read(size)
                     if len(raw) != size:
