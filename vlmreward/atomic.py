@@ -96,7 +96,10 @@ def open_temporary(path: Path, folder: bool = False) -> Path:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     with storage_errors(path, making=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir() if folder else temporary.touch()
+        if folder:
+            temporary.mkdir()
+        else:
+            temporary.touch()
     return temporary
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -221,7 +220,7 @@ class _Order:
         about = path.stat() if path.is_file() else None  # one that is missing is told of when it is opened
         self._times, base = _times_in_order(path, about.st_size if about else 0, about.st_mtime_ns if about else 0)
         self._half = base / 2
-        self._first, self._end_s = bisect_left(self._times, start_s - self._half), end_s
+        self._first, self._end_s = int(np.searchsorted(self._times, start_s - self._half)), end_s
 
     def earliest(self, place: int) -> float:
         return float(self._times[min(self._first + place, len(self._times) - 1)]) if len(self._times) else 0.0
@@ -229,7 +228,7 @@ class _Order:
     def place(self, time: float) -> int | None:
         if time >= self._end_s + self._half:
             return _BEHIND
-        found = bisect_left(self._times, time - self._half) - self._first
+        found = int(np.searchsorted(self._times, time - self._half)) - self._first
         return None if found < 0 else found
 
 
