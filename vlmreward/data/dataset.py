@@ -211,8 +211,8 @@ class Recording:
 class EpisodeWriter(Protocol):
     """Writes a new dataset, episode by episode; nothing can be read as a whole dataset before ``finish``.
 
-    Constructed as ``Writer(root, fps=..., env_id=..., robot=...)``; refuses a root that exists and isn't empty, and begins
-    anew where another one was killed.
+    Constructed as ``Writer(root, fps=..., env_id=..., robot=...)``; refuses a root that exists and isn't empty, and
+    begins anew where another one was killed.
     """
 
     def add(self, recording: Recording) -> None:
