@@ -117,20 +117,18 @@ def decode_span(
         grid = _Grid(start_s, end_s, fps) if fps is not None else _Order(path, start_s, end_s)
         for time, picture in _decode(av, path, grid.earliest(first)):
             found = grid.place(time)
-            if isinstance(picture, Undecodable):
-                reason = picture.reason
-            if found is None or found < due:  # before the first one, or a second picture for one place
-                continue
-            if found >= count:
-                break
-            for missing in range(due, found):
-                yield Undecodable(reason or _nothing_at(path, start_s, missing, fps))
-            yield picture if isinstance(picture, Undecodable) else _to_rgb(converter, picture)
-            due = found + 1
-            if due == count:
-                return
-            if not isinstance(picture, Undecodable):
-                reason = ""
+            lost = picture.reason if isinstance(picture, Undecodable) else ""
+            if found is not None and found >= due:  # neither before the first one, nor a second one for a place
+                reason = lost or reason
+                if found >= count:
+                    break
+                for missing in range(due, found):
+                    yield Undecodable(reason or _nothing_at(path, start_s, missing, fps))
+                yield picture if lost else _to_rgb(converter, picture)
+                due = found + 1
+                if due == count:
+                    return
+            reason = lost
     except DatasetError as e:
         reason = str(e)
     for missing in range(due, count):
@@ -147,13 +145,13 @@ def find_end(path: Path) -> float:
     av = require_package("av", "data")
     info = probe(path)
     promised = info.start_s + (info.duration_s or 0.0)
-    period = 1 / info.fps if info.fps else 0.0
+    near_end = promised - 1.5 / info.fps if info.fps else promised
     last: float | None = None
-    for time, item in _decode(av, path, promised - 1.5 * period):
-        if isinstance(item, Undecodable):
+    for time, item in _decode(av, path, near_end):
+        if isinstance(item, Undecodable) and time >= near_end:
             raise DatasetError(f"{path.name}: {item.reason} near its end")
         last = time
-    if last is None or (info.duration_s is not None and last < promised - 1.5 * period - 1e-3):
+    if last is None or (info.duration_s is not None and last < near_end - 1e-3):
         shown = "no picture" if last is None else f"a last picture at {last:.3f} s"
         raise DatasetError(f"{path.name} is truncated: its head promises {promised:.3f} s of video, it holds {shown}")
     return last
