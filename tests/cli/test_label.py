@@ -83,6 +83,29 @@ def test_collect_refuses(cli, refused, dataset, more, words):
     assert sorted(str(p) for p in Path(".").rglob("*")) == before
 
 
+@pytest.mark.parametrize("form", ["lerobot", "robomimic", "minari", "folder"])
+def test_collect_that_broke_off_leaves_nothing_and_begins_anew(cli, refused, monkeypatch, form):
+    from vlmreward.cli import collect
+    from vlmreward.errors import RenderingError
+
+    record, count = collect.record_episode, 0
+
+    def break_off(*given):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise RenderingError("the screen is gone: look for it")
+        return record(*given)
+
+    command = (*COLLECT, "episodes=3", f"format={form}", "out=c", "env.kwargs.max_episode_steps=20")
+    with monkeypatch.context() as patched:
+        patched.setattr(collect, "record_episode", break_off)
+        refused(cli(*command), "collect", "the screen is gone")
+    assert list(Path(".").iterdir()) == []
+    assert cli(*command).code == 0
+    assert len(open_dataset("c").episodes) == 3
+
+
 def test_labels_are_written_in_place_and_undone(cli, dataset):
     before, films = open_dataset(dataset), videos(dataset)
     outcome = cli("label", "dataset=c", "force=true")

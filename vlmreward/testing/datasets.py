@@ -57,12 +57,12 @@ class ArrayDataset:
             for i, one in enumerate(arrays)
         ]
 
-    def frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
+    def frames(self, episode: Episode, camera: str, start: int = 0) -> Iterator[Frame | Undecodable]:
         """Yield the pictures of an episode."""
         pictures = self.arrays[episode.index].frames
         if pictures is None:
             raise DatasetError(f"dataset {self.root} has no camera {camera!r}: it has no pictures")
-        yield from pictures
+        yield from pictures[start:]
 
     def transitions(self, episode: Episode) -> Transitions:
         """Return everything of an episode but pictures and columns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,20 @@ def opened(root: Path, name: str) -> Iterator[Any]:
         yield file  # what goes wrong in the block is its own affair: it may be writing another file
 
 
-def row_groups_of(file: Any, episode_index: int) -> list[int]:
-    """Return the row groups that may hold rows of an episode, by the file's own statistics."""
+def row_groups_of(file: Any, episode_index: int, start: int = 0) -> list[int]:
+    """Return the row groups that may hold rows of an episode from row ``start`` on, by the file's own statistics."""
     if "episode_index" not in file.schema_arrow.names:
         raise DatasetError("there is no column episode_index")
-    leaf = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path == "episode_index")
+    leaves = {file.schema.column(i).path: i for i in range(file.metadata.num_columns)}
+
+    def bounds(group: int, name: str) -> tuple[float, float]:
+        known: Any = file.metadata.row_group(group).column(leaves[name]).statistics if name in leaves else None
+        return (known.min, known.max) if known is not None and known.has_min_max else (-math.inf, math.inf)
+
     found = []
     for group in range(file.metadata.num_row_groups):
-        statistics: Any = file.metadata.row_group(group).column(leaf).statistics
-        bounds = (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else None
-        if bounds is None or bounds[0] <= episode_index <= bounds[1]:
+        lowest, highest = bounds(group, "episode_index")
+        if lowest <= episode_index <= highest and bounds(group, "frame_index")[1] >= start:
             found.append(group)
     return found
 
