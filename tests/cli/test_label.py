@@ -83,6 +83,29 @@ def test_collect_refuses(cli, refused, dataset, more, words):
     assert sorted(str(p) for p in Path(".").rglob("*")) == before
 
 
+@pytest.mark.parametrize("form", ["lerobot", "robomimic", "minari", "folder"])
+def test_collect_that_broke_off_leaves_nothing_and_begins_anew(cli, refused, monkeypatch, form):
+    from vlmreward.cli import collect
+    from vlmreward.errors import RenderingError
+
+    record, count = collect.record_episode, 0
+
+    def break_off(*given):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise RenderingError("the screen is gone: look for it")
+        return record(*given)
+
+    command = (*COLLECT, "episodes=3", f"format={form}", "out=c", "env.kwargs.max_episode_steps=20")
+    with monkeypatch.context() as patched:
+        patched.setattr(collect, "record_episode", break_off)
+        refused(cli(*command), "collect", "the screen is gone")
+    assert list(Path(".").iterdir()) == []
+    assert cli(*command).code == 0
+    assert len(open_dataset("c").episodes) == 3
+
+
 def test_labels_are_written_in_place_and_undone(cli, dataset):
     before, films = open_dataset(dataset), videos(dataset)
     outcome = cli("label", "dataset=c", "force=true")
@@ -114,6 +137,24 @@ def test_row_t_has_the_reward_of_frame_t_plus_1(cli, dataset):
     pictures = np.stack(list(read.frames(read.episodes[2], read.cameras[0])))
     expected = model.score_embeddings(encoder.encode_images(pictures))
     np.testing.assert_allclose(read.column(read.episodes[2], "reward_vlm")[:-1], expected[1:], atol=1e-3)
+
+
+def test_row_t_of_the_progress_file_is_frame_t(cli, dataset):
+    import pyarrow.parquet as pq
+
+    from vlmreward.labelling.stored_labels import list_runs, open_labels
+
+    assert cli("label", "dataset=c", GOAL, "name=sarm_progress", "force=true", "run_dir=job").code == 0
+    read, table = open_dataset(dataset), pq.read_table("c/sarm_progress.parquet")
+    (run,) = list_runs(Path("job"))
+    stored = open_labels(run, read.episodes)
+    expected = np.concatenate([stored.frames(episode.index).progress for episode in read.episodes])
+    np.testing.assert_array_equal(table["progress_sparse"].to_numpy(), expected)
+    of_rows = stored.episode(2).progress
+    assert of_rows is not None
+    np.testing.assert_array_equal(expected[201:300], of_rows[:-1])
+    assert table["frame_index"].to_pylist()[200] == 0
+    assert expected[200] not in of_rows, "the first frame counts, and no row has it"
 
 
 def test_another_goal_decodes_nothing(cli, dataset):

@@ -64,7 +64,8 @@ if __name__ == "__main__":
     encoder = make_encoder("mini", device="cpu", precision="fp32", runtime="torch")
     shards = plan.make_plan(dataset.episodes).shards
     local = LocalEngine(
-        lambda index: dataset.frames(dataset.episodes[index], camera), encoder, lambda k: np.zeros(len(k), bool), 64, 1
+        lambda index, start: dataset.frames(dataset.episodes[index], camera, start),
+        encoder, lambda k: np.zeros(len(k), bool), 64, 1,
     )
     torch.set_num_threads(1)
     expected = list(local.run(shards, lambda count: None))

@@ -163,7 +163,7 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     what += [settings.baseline, goals, __version__, [options["sample"], options["seed"]]]
     run = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
     folder = WorkFolder(path, layout, run)
-    folder.remove_temporary()
+    folder.begin()
     plan = make_plan(dataset.episodes)
     engine: Engine
     if options["engine"] == "ray":
@@ -179,7 +179,7 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
         engine = RayEngine(actors, **options["ray"])
     else:
         engine = LocalEngine(
-            lambda index: dataset.frames(dataset.episodes[index], camera),
+            lambda index, start: dataset.frames(dataset.episodes[index], camera, start),
             encoder,
             lambda keys: store.find(keys) >= 0,
             options["encode_batch"],

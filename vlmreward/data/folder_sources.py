@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import zipfile
 import zlib
@@ -42,8 +43,8 @@ class Source(Protocol):
     count: int
     fps: float | None
 
-    def frames(self, count: int) -> Iterator[Frame | Undecodable]:
-        """Decode exactly ``count`` pictures."""
+    def frames(self, count: int, start: int = 0) -> Iterator[Frame | Undecodable]:
+        """Decode pictures number ``start`` to ``count``, exactly ``count - start``."""
         ...
 
     def stamp(self, folder: Path) -> Sequence[object]:
@@ -83,9 +84,9 @@ class _Video:
         self._path, self._info = path, info
         self.kind, self.count, self.fps = f"{info.codec} video {info.height}x{info.width}", info.frames, info.fps
 
-    def frames(self, count: int) -> Iterator[Frame | Undecodable]:
-        start = self._info.start_s
-        return decode_span(self._path, start, start + _FOR_EVER_S, count, None)
+    def frames(self, count: int, start: int = 0) -> Iterator[Frame | Undecodable]:
+        begin = self._info.start_s
+        return decode_span(self._path, begin, begin + _FOR_EVER_S, count, None, start)
 
     def stamp(self, folder: Path) -> Sequence[object]:
         return [_stamp(self._path, folder)]
@@ -110,8 +111,8 @@ class _PictureFolder:
         self._files = sorted(names, key=place)
         self.kind, self.count = "folder of pictures", len(self._files)
 
-    def frames(self, count: int) -> Iterator[Frame | Undecodable]:
-        for i in range(count):
+    def frames(self, count: int, start: int = 0) -> Iterator[Frame | Undecodable]:
+        for i in range(start, count):
             yield self._frame(i)
 
     def stamp(self, folder: Path) -> Sequence[object]:
@@ -150,23 +151,28 @@ class _Array:
             raise DatasetError(f"{array.name} says its pictures are {shape[2]}x{shape[1]}: is it damaged?")
         self._name, self.kind, self.count = array.name, f"uint8 {shape[1:]}", shape[0]
 
-    def frames(self, count: int) -> Iterator[Frame | Undecodable]:
-        given, reason = 0, f"{self._name} holds {self.count} pictures"
+    def frames(self, count: int, start: int = 0) -> Iterator[Frame | Undecodable]:
+        due, reason = start, f"{self._name} holds {self.count} pictures"
         try:
             with open_array(self._path, self._key) as array:
                 size = math.prod(array.shape[1:])
-                while given < min(count, self.count):
+                if self._path.suffix == ".npy":
+                    array.stream.seek(start * size, os.SEEK_CUR)
+                else:  # piece by piece, as if they were given: damage of an archive shows in the same picture then
+                    for _ in range(start):
+                        array.stream.read(size)
+                while due < min(count, self.count):
                     raw = array.stream.read(size)
                     if len(raw) != size:
-                        reason = f"{self._name} ends in picture {given}"
+                        reason = f"{self._name} is cut short: it says that it holds {self.count} pictures"
                         break
-                    given += 1
+                    due += 1
                     yield np.frombuffer(bytearray(raw), np.uint8).reshape(array.shape[1:])
         except DatasetError as e:
             reason = str(e)
         except _FAULTS as e:
             reason = f"{self._name} can't be read: {one_line(e)}"
-        for _ in range(given, count):
+        for _ in range(due, count):
             yield Undecodable(reason)
 
     def stamp(self, folder: Path) -> Sequence[object]:

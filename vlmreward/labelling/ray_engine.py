@@ -124,7 +124,7 @@ class EncodeShards:
                     "give all machines the same weights"
                 )
             engine = LocalEngine(
-                lambda index: dataset.frames(dataset.episodes[index], asked.camera),
+                lambda index, start: dataset.frames(dataset.episodes[index], asked.camera, start),
                 encoder,
                 _none_known,
                 asked.batch_size,

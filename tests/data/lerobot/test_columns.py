@@ -44,7 +44,7 @@ def test_rewards_stand_in_the_rows_of_their_index(version, request, labels):
         np.testing.assert_array_equal(found[3], start + 2)
         assert np.isfinite(found).all()
         progress = dataset.column(episode, "reward_vlm_progress")
-        np.testing.assert_allclose(progress[valid], (held / episode.rows)[valid], rtol=1e-6)
+        np.testing.assert_allclose(progress[valid], ((held + 1) / episode.rows)[valid], rtol=1e-6)
         np.testing.assert_array_equal(dataset.column(episode, "reward_vlm_success"), np.full(episode.rows, 0.25))
         start += episode.rows
 

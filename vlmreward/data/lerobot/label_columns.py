@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.data.filler import fill
-from vlmreward.data.labels import EpisodeLabels, Labels
+from vlmreward.data.labels import EpisodeLabels, FrameLabels, Labels
 from vlmreward.data.lerobot.episodes import Located
 from vlmreward.data.lerobot.layout import KEYS
 from vlmreward.data.lerobot.stats import NAMES, Whole, of_rows, to_lists
@@ -149,15 +149,22 @@ class LabelColumns:
         return found
 
 
-def check_labels(labels: EpisodeLabels, loc: Located) -> None:
+def check_labels(
+    labels: EpisodeLabels | FrameLabels, loc: Located, parts: Sequence[str] = ("reward", "success", "progress")
+) -> None:
     """Refuse labels that don't fit an episode.
+
+    Args:
+        labels: Of its rows, or of its frames, which are as many.
+        loc: The episode.
+        parts: Which of them are written, besides their validity.
 
     Raises:
         ConfigError: There is another number of them than rows.
         NonFiniteError: A valid one is not finite.
     """
     valid = np.asarray(labels.valid, dtype=np.bool_)
-    for part in ("valid", "reward", "success", "progress"):
+    for part in ("valid", *parts):
         values = getattr(labels, part)
         if values is None:
             continue
