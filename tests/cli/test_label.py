@@ -147,7 +147,7 @@ def test_row_t_of_the_progress_file_is_frame_t(cli, dataset):
     assert cli("label", "dataset=c", GOAL, "name=sarm_progress", "force=true", "run_dir=job").code == 0
     read, table = open_dataset(dataset), pq.read_table("c/sarm_progress.parquet")
     (run,) = list_runs(Path("job"))
-    stored = open_labels(run, read.episodes)
+    stored = open_labels(run, read)
     expected = np.concatenate([stored.frames(episode.index).progress for episode in read.episodes])
     np.testing.assert_array_equal(table["progress_sparse"].to_numpy(), expected)
     of_rows = stored.episode(2).progress

@@ -56,7 +56,7 @@ def test_labels_of_two_goals_are_found_and_drawn_frame_by_frame(cli, write_datas
     assert (first["frames"], second["frames"]) == (9 + extra, 12 + extra)
     assert first["lost"] == {"4": "could not be decoded: the file is cut off"}
     (job,) = Path("runs/labels").iterdir()
-    stored = [open_labels(run, data.open_dataset(root).episodes) for run in list_runs(job)]
+    stored = [open_labels(run, data.open_dataset(root)) for run in list_runs(job)]
     assert len(stored) == 2
     for facts, index in ((first, 2), (second, 0)):
         drawn = {c["source"].split(" · ")[0]: c for c in facts["curves"] if c["kind"] == "reward"}
