@@ -232,10 +232,16 @@ def test_mistakes_are_told_in_one_line(cli, refused, write_dataset, settings, wo
 
 def test_labels_of_another_dataset_or_damaged_ones_are_refused(cli, refused, write_dataset):
     write_dataset()
-    write_dataset((5, 5), "other")
+    others = {
+        "shorter": write_dataset((5, 5), "shorter"),
+        "as long": write_dataset((7, 12, 9), "as long"),
+        "other pictures": write_dataset(name="other pictures", bad=[[2, 4]]),
+        "other camera": write_dataset(name="other camera", cameras=["wrist"]),
+    }
     assert cli(*LABEL, "goal=a red cube", "run_dir=job").code == 0
     (run,) = list_runs(Path("job"))
-    refused(cli("view", "dataset=other", "runs=job"), "view", "31 frames", "12")
+    for name in others:
+        refused(cli("view", f"dataset={name}", "runs=job"), "view", "camera 'front'", "they are of another dataset")
     shard, result = run / "000000.npz", run / "result.json"
     kept, said = shard.read_bytes(), result.read_text()
     shard.write_bytes(kept[:100])
@@ -243,7 +249,13 @@ def test_labels_of_another_dataset_or_damaged_ones_are_refused(cli, refused, wri
     shard.unlink()
     refused(cli("view", "dataset=d", "runs=job"), "view", "shard 0", "is missing", "run the same vlmreward label")
     shard.write_bytes(kept)
-    for broken in ("{", "[]", said.replace("provenance", "origin"), said.replace('"encoder":', '"coder":')):
+    for broken in (
+        "{",
+        "[]",
+        said.replace("provenance", "origin"),
+        said.replace('"encoder":', '"coder":'),
+        said.replace("layout", "plan"),
+    ):
         result.write_text(broken)
         refused(cli("view", "dataset=d", f"runs={run}"), "view", "result.json can't be read")
     result.unlink()
