@@ -74,7 +74,8 @@ if __name__ == "__main__":
     config = {"name": "mini", "precision": "fp32", "runtime": "torch"}
 
     def settings(**changes):
-        given = dict(dataset=str(dataset.root), lengths_key=lengths_key, camera=camera, encoder=config, encoder_id=encoder.id, device="cpu",
+        given = dict(dataset=str(dataset.root), lengths_key=lengths_key, camera=camera, encoder=config,
+                     encoder_id=encoder.id, device="cpu",
                      batch_size=64, threads=1)
         return ActorSettings(**{**given, **changes})
 
