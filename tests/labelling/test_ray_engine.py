@@ -75,8 +75,7 @@ if __name__ == "__main__":
 
     def settings(**changes):
         given = dict(dataset=str(dataset.root), lengths_key=lengths_key, camera=camera, encoder=config,
-                     encoder_id=encoder.id, device="cpu",
-                     batch_size=64, threads=1)
+                     encoder_id=encoder.id, device="cpu", batch_size=64, threads=1)
         return ActorSettings(**{**given, **changes})
 
     engine = RayEngine(settings(), actors=1, num_cpus=1)
