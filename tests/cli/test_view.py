@@ -232,15 +232,13 @@ def test_mistakes_are_told_in_one_line(cli, refused, write_dataset, settings, wo
 
 def test_labels_of_another_dataset_or_damaged_ones_are_refused(cli, refused, write_dataset):
     write_dataset()
-    others = {
-        "shorter": write_dataset((5, 5), "shorter"),
-        "as long": write_dataset((7, 12, 9), "as long"),
-        "other pictures": write_dataset(name="other pictures", bad=[[2, 4]]),
-        "other camera": write_dataset(name="other camera", cameras=["wrist"]),
-    }
+    write_dataset((5, 5), "shorter")
+    write_dataset((7, 12, 9), "as long")
+    write_dataset(name="other pictures", bad=[[2, 4]])
+    write_dataset(name="other camera", cameras=["wrist"])
     assert cli(*LABEL, "goal=a red cube", "run_dir=job").code == 0
     (run,) = list_runs(Path("job"))
-    for name in others:
+    for name in ("shorter", "as long", "other pictures", "other camera"):
         refused(cli("view", f"dataset={name}", "runs=job"), "view", "camera 'front'", "they are of another dataset")
     shard, result = run / "000000.npz", run / "result.json"
     kept, said = shard.read_bytes(), result.read_text()
