@@ -255,7 +255,7 @@ def test_labels_of_another_dataset_or_damaged_ones_are_refused(cli, refused, wri
         said.replace("layout", "plan"),
     ):
         result.write_text(broken)
-        refused(cli("view", "dataset=d", f"runs={run}"), "view", "result.json can't be read")
+        refused(cli("view", "dataset=d", f"runs={run}"), "view", "result.json can't be read", f"remove {run}")
     result.unlink()
     refused(cli("view", "dataset=d", f"runs={run}"), "view", "holds no finished labels", "let it finish")
     result.write_text(said)

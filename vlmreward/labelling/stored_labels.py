@@ -157,7 +157,8 @@ def open_labels(folder: Path, dataset: EpisodeDataset) -> StoredLabels:
         layout = about["layout"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise StorageError(
-            f"{path} can't be read ({type(e).__name__}: {' '.join(str(e).split())}): make these labels again"
+            f"{path} can't be read ({type(e).__name__}: {' '.join(str(e).split())}): remove {folder}, and make these "
+            "labels again"
         ) from e
     if provenance.camera not in dataset.cameras or layout_key(dataset, provenance.camera) != layout:
         raise DatasetError(
