@@ -56,7 +56,7 @@ def test_labels_of_two_goals_are_found_and_drawn_frame_by_frame(cli, write_datas
     assert (first["frames"], second["frames"]) == (9 + extra, 12 + extra)
     assert first["lost"] == {"4": "could not be decoded: the file is cut off"}
     (job,) = Path("runs/labels").iterdir()
-    stored = [open_labels(run, data.open_dataset(root).episodes) for run in list_runs(job)]
+    stored = [open_labels(run, data.open_dataset(root)) for run in list_runs(job)]
     assert len(stored) == 2
     for facts, index in ((first, 2), (second, 0)):
         drawn = {c["source"].split(" · ")[0]: c for c in facts["curves"] if c["kind"] == "reward"}
@@ -232,10 +232,14 @@ def test_mistakes_are_told_in_one_line(cli, refused, write_dataset, settings, wo
 
 def test_labels_of_another_dataset_or_damaged_ones_are_refused(cli, refused, write_dataset):
     write_dataset()
-    write_dataset((5, 5), "other")
+    write_dataset((5, 5), "shorter")
+    write_dataset((7, 12, 9), "as long")
+    write_dataset(name="other pictures", bad=[[2, 4]])
+    write_dataset(name="other camera", cameras=["wrist"])
     assert cli(*LABEL, "goal=a red cube", "run_dir=job").code == 0
     (run,) = list_runs(Path("job"))
-    refused(cli("view", "dataset=other", "runs=job"), "view", "31 frames", "12")
+    for name in ("shorter", "as long", "other pictures", "other camera"):
+        refused(cli("view", f"dataset={name}", "runs=job"), "view", "camera 'front'", "they are of another dataset")
     shard, result = run / "000000.npz", run / "result.json"
     kept, said = shard.read_bytes(), result.read_text()
     shard.write_bytes(kept[:100])
@@ -243,9 +247,15 @@ def test_labels_of_another_dataset_or_damaged_ones_are_refused(cli, refused, wri
     shard.unlink()
     refused(cli("view", "dataset=d", "runs=job"), "view", "shard 0", "is missing", "run the same vlmreward label")
     shard.write_bytes(kept)
-    for broken in ("{", "[]", said.replace("provenance", "origin"), said.replace('"encoder":', '"coder":')):
+    for broken in (
+        "{",
+        "[]",
+        said.replace("provenance", "origin"),
+        said.replace('"encoder":', '"coder":'),
+        said.replace("layout", "plan"),
+    ):
         result.write_text(broken)
-        refused(cli("view", "dataset=d", f"runs={run}"), "view", "result.json can't be read")
+        refused(cli("view", "dataset=d", f"runs={run}"), "view", "result.json can't be read", f"remove {run}")
     result.unlink()
     refused(cli("view", "dataset=d", f"runs={run}"), "view", "holds no finished labels", "let it finish")
     result.write_text(said)

@@ -314,6 +314,15 @@ def test_filler_is_followed_or_refused(form: Format, root: Path, known: Any, fil
     np.testing.assert_allclose(dataset.column(episode, NAME), due, atol=1e-6)
 
 
+def test_no_filler_leaves_the_range_of_progress(form: Format, root: Path, known: Any) -> None:
+    """By hand: row 0 of the last episode has a progress of 0, and row 1 after it is invalid."""
+    dataset = form.open(root)
+    form.label(dataset, NAME, filler="decrease").write(known.KnownLabels(list(dataset.episodes)))
+    found = dataset.column(dataset.episodes[2], f"{NAME}_progress")
+    assert found[:2].tolist() == [0, 0]
+    assert found.max() <= 1
+
+
 def test_undo_restores_everything(form: Format, root: Path, known: Any) -> None:
     before = contents(root)
     dataset = form.open(root)

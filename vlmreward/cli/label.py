@@ -160,7 +160,7 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     store: EmbeddingStore = open_cached(encoder, options["cache"] or path / "embeddings", options["cache_dtype"]).store
     described = {key: getattr(encoder, key, None) for key in ("id", "precision", "runtime")}
     what = [layout, described, options["cache_dtype"], options["encode_batch"], settings.reward, settings.goal]
-    what += [settings.baseline, goals, __version__, [options["sample"], options["seed"]]]
+    what += [settings.baseline, goals, __version__]
     run = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
     folder = WorkFolder(path, layout, run)
     folder.begin()
@@ -169,6 +169,7 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     if options["engine"] == "ray":
         actors = ActorSettings(
             str(dataset.root.absolute()),
+            plan.lengths_key,
             camera,
             settings.encoder,
             encoder.id,
@@ -256,10 +257,6 @@ def judge_sample(job: Job, episodes: Sequence[int], seed: int) -> ReportCard:
     """Return the report card of whole episodes."""
     from vlmreward.audit.report_card import ScoredEpisode, report_card
 
-    if not episodes:
-        raise DatasetError(
-            f"no whole episode is in the sample: give more than sample={job.plan.frames[0]} frames, as an episode has"
-        )
     return report_card(
         [
             ScoredEpisode(
@@ -275,9 +272,12 @@ def judge_sample(job: Job, episodes: Sequence[int], seed: int) -> ReportCard:
 
 def describe_card(card: ReportCard) -> list[str]:
     """Return a report card as lines of text."""
+    from vlmreward.audit.report_card import LEAST_EPISODES
+
     outcomes = "" if card.successes is None else f", {card.successes} of them successful"
+    intervals = " (95 % intervals over episodes)" if card.is_enough else ""
     lines = [
-        f"report card of {card.episodes} episodes{outcomes} (95 % intervals over episodes)",
+        f"report card of {card.episodes} episodes{outcomes}{intervals}",
         f"  rewards rise along episodes  {card.rise}   time itself 1, a constant 0",
         f"  for another instruction      {card.rise_of_control}   beyond it {card.rise_beyond_control}",
     ]
@@ -286,6 +286,10 @@ def describe_card(card: ReportCard) -> list[str]:
             f"  successes end higher         {card.separation}   a constant 0.5",
             f"  for another instruction      {card.separation_of_control}   lengths alone {card.separation_by_length}",
         ]
+    if not card.is_enough:
+        lines.append(
+            f"  too few episodes to judge: at least {LEAST_EPISODES} are needed; labels are not refused for this"
+        )
     return lines
 
 
@@ -336,6 +340,7 @@ def _write_result(
         "command": "label",
         "dataset": str(job.dataset.root),
         "format": job.dataset.format,
+        "layout": job.folder.layout,
         "provenance": asdict(job.provenance),
         "report_card": card.to_json(),
         "frames": counts.frames,

@@ -52,7 +52,7 @@ def open_runs(dataset: EpisodeDataset, asked: Sequence[str] | None) -> list[Stor
             if not folder.is_dir():
                 raise ConfigError(f"runs={given} is no folder: give runs/labels/<job>, or a labels-<run> in it")
             found += list_runs(folder) or [folder]
-    return [open_labels(run, dataset.episodes) for run in dict.fromkeys(found)]
+    return [open_labels(run, dataset) for run in dict.fromkeys(found)]
 
 
 def choose_columns(dataset: EpisodeDataset, asked: Any, episode: Episode) -> list[str]:

@@ -195,7 +195,7 @@ def _columns(episode: Episode, labels: EpisodeLabels, about: Provenance, first: 
         if filler == "empty":
             columns[name] = [float(v) if ok else None for v, ok in zip(values, valid, strict=True)]
         else:
-            columns[name] = fill(values, valid, filler)
+            columns[name] = fill(values, valid, filler, name)
     return columns | {
         "valid": valid,
         "reason": [labels.reasons.get(i) for i in range(rows)],

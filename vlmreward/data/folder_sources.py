@@ -28,6 +28,7 @@ _FAULTS = (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplemented
 _MAX_VALUES = 1 << 30
 _MAX_PICTURE_BYTES = 256 << 20
 _FOR_EVER_S = 1e9
+_CUT_SHORT = "is cut short: it says that it holds"
 
 
 class Source(Protocol):
@@ -164,7 +165,7 @@ class _Array:
                 while due < min(count, self.count):
                     raw = array.stream.read(size)
                     if len(raw) != size:
-                        reason = f"{self._name} is cut short: it says that it holds {self.count} pictures"
+                        reason = f"{self._name} {_CUT_SHORT} {self.count} pictures"
                         break
                     due += 1
                     yield np.frombuffer(bytearray(raw), np.uint8).reshape(array.shape[1:])
@@ -179,8 +180,14 @@ class _Array:
         return [_stamp(self._path, folder), self._key]
 
     def check(self, count: int) -> str | None:
-        damage = next((item.reason for item in self.frames(self.count) if isinstance(item, Undecodable)), None)
-        return damage or _miscount(self.count, count)
+        with open_array(self._path, self._key) as array:
+            if array.room < math.prod(array.shape):
+                return f"{self._name} {_CUT_SHORT} {self.count} pictures"
+        if self._path.suffix == ".npy":  # the end of a packed array can't be read without the rest
+            last = next(self.frames(self.count, self.count - 1), None)
+            if isinstance(last, Undecodable):
+                return last.reason
+        return _miscount(self.count, count)
 
 
 @dataclass(frozen=True)
@@ -192,12 +199,14 @@ class OpenArray:
         stream: Stands at the first value.
         shape: Its shape.
         dtype: Of its values; never objects.
+        room: Bytes that there are for its values, by the size of the file or by the archive's list of contents.
     """
 
     name: str
     stream: IO[bytes]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    room: int
 
 
 @contextlib.contextmanager
@@ -217,6 +226,7 @@ def open_array(path: Path, key: str) -> Iterator[OpenArray]:
     with contextlib.ExitStack() as stack:
         try:
             stream: IO[bytes] = stack.enter_context(path.open("rb"))
+            size = path.stat().st_size
             if path.suffix == ".npz":
                 archive = stack.enter_context(zipfile.ZipFile(stream))
                 members = archive.namelist()
@@ -226,12 +236,13 @@ def open_array(path: Path, key: str) -> Iterator[OpenArray]:
                 if member not in members:
                     known = ", ".join(m.removesuffix(".npy") for m in members[:9])
                     raise DatasetError(f"{name} is not in the file: it holds {known or 'nothing'}")
-                stream = stack.enter_context(archive.open(member))
+                stream, size = stack.enter_context(archive.open(member)), archive.getinfo(member).file_size
             version = npy.read_magic(stream)
             read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
             if read_header is None:
                 raise DatasetError(f"{name} is of version {version} of NumPy's format: save it again")
             shape, in_columns, dtype = read_header(stream)
+            room = size - stream.tell()
         except DatasetError:
             raise
         except _FAULTS as e:
@@ -240,7 +251,7 @@ def open_array(path: Path, key: str) -> Iterator[OpenArray]:
             raise DatasetError(f"{name} holds Python objects (dtype object), which are never unpickled: save numbers")
         if in_columns and len(shape) > 1:
             raise DatasetError(f"{name} is stored in Fortran order: save numpy.ascontiguousarray(...) of it")
-        yield OpenArray(name, stream, shape, dtype)
+        yield OpenArray(name, stream, shape, dtype, room)
 
 
 def read_numbers(folder: Path, name: str, rows: int | None) -> FloatArray:

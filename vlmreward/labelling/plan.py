@@ -68,6 +68,11 @@ class Plan:
         """Number of frames."""
         return self.starts[-1]
 
+    @property
+    def lengths_key(self) -> str:
+        """16 hexadecimal digits that change when the episodes' numbers of frames do."""
+        return hashlib.blake2b(str(self.frames).encode(), digest_size=8).hexdigest()
+
     def where(self, episode: int) -> Iterator[tuple[int, slice, slice]]:
         """Yield where an episode's frames are: a shard, the rows in it, and the episode's frames those are."""
         first, last = self.starts[episode : episode + 2]

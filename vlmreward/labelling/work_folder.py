@@ -68,11 +68,12 @@ class WorkFolder:
 
     Attributes:
         path: As given.
+        layout: As given.
         labels: Folder of the run's labels.
     """
 
     def __init__(self, path: Path, layout: str, run: str) -> None:
-        self.path = path
+        self.path, self.layout = path, layout
         self._frames = path / f"frames-{layout}"
         self.labels = path / f"labels-{run}"
 

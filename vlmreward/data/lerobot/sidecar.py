@@ -12,7 +12,7 @@ and the fillers mean:
 * ``hold`` (``auto``): an invalid row repeats the last valid value: it counts as standing still.
 * ``drop``: an invalid row is left out; train with ``fallback_weight: 0``, or such samples count in full.
 * ``decrease``: an invalid row lies below the last valid value: samples that lead to it weigh 0; one that starts there
-  may count in full. The last row of an episode holds.
+  may count in full. The last row of an episode holds, and none goes below 0: from there it counts as standing still.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class SidecarWriter:
                 raise ConfigError(f"the labels have no progress, which {self._file} is of: use a reward that gives it")
             valid = np.asarray(found.valid, dtype=np.bool_)
             rows = np.flatnonzero(valid) if self._filler == "drop" else np.arange(loc.episode.rows)
-            progress = fill(np.asarray(found.progress, dtype=np.float32), valid, self._filler)
+            progress = fill(np.asarray(found.progress, dtype=np.float32), valid, self._filler, "progress")
             yield {
                 "index": loc.start + rows,
                 "episode_index": np.full(len(rows), loc.recorded),
