@@ -318,6 +318,15 @@ def test_truth_is_there_before_the_dataset_and_goes_with_it(cli, refused, monkey
         refused(cli(*command), "collect", "no room left")
     assert seen == [["random", "random"]]
     assert list(Path(".").iterdir()) == []
+    commit = Staged.commit
+
+    def fail_late(self: Staged, path: Path | None = None) -> None:
+        commit(self, path)
+        raise StorageError("can't write c: the disk is gone")
+
+    monkeypatch.setattr(Staged, "commit", fail_late)
+    refused(cli(*command), "collect", "the disk is gone")
+    assert len(open_dataset("c").episodes) == len(np.load("c.truth.npz")["policy"]) == 2
 
 
 def test_truth_of_others_is_never_replaced(cli, refused, monkeypatch):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from vlmreward.data import find_format, list_formats, open_dataset
-from vlmreward.errors import DatasetError
+from vlmreward.data.staging import is_taken
+from vlmreward.errors import DatasetError, StorageError
 
 NAMES = ("set", "a [1] set.v2")
 
@@ -126,3 +127,33 @@ def test_links_and_names_of_others_are_left_alone(tmp_path: Path) -> None:
     create(tmp_path / "set", fps=10.0)
     assert names(tmp_path) == before
     assert names(tmp_path / "precious") == ["file"]
+
+
+@pytest.mark.parametrize("kind", list_formats())
+def test_a_commit_that_fails_does_not_stand_in_the_way(
+    kind: str, known: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form, out = find_format(kind), tmp_path / "set"
+    assert form.create is not None
+
+    def write() -> None:
+        assert form.create is not None
+        writer = form.create(out, fps=10.0)
+        writer.add(known.record(0))
+        writer.finish()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vlmreward.data.staging.commit", lambda *_: (_ for _ in ()).throw(StorageError("disk full")))
+        with pytest.raises(StorageError, match="disk full"):
+            write()
+    write()
+    assert len(open_dataset(out).episodes) == 1
+
+
+def test_a_file_anywhere_below_is_something(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert not is_taken(tmp_path)
+    assert not is_taken(tmp_path / "none")
+    (tmp_path / "a" / "b" / "c").touch()
+    assert is_taken(tmp_path)
+    assert is_taken(tmp_path / "a" / "b" / "c")

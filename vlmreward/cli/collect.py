@@ -98,6 +98,7 @@ def collect(options: dict[str, Any], settings: EnvSettings, instruction: str) ->
     from vlmreward.cli.run_folder import slug
     from vlmreward.cli.values import flag, whole
     from vlmreward.data import find_format
+    from vlmreward.data.staging import is_taken
 
     episodes, seed = whole("episodes", options["episodes"], 1), whole("seed", options["seed"], 0)
     tell = flag("success", options["success"])
@@ -130,7 +131,8 @@ def collect(options: dict[str, Any], settings: EnvSettings, instruction: str) ->
         try:
             writer.finish()  # last: whatever kills this, no dataset is left without its truth
         except BaseException:
-            path.unlink(missing_ok=True)
+            if not is_taken(out):  # what failed may be what comes after the dataset has its name
+                path.unlink(missing_ok=True)
             raise
     finally:
         env.close()

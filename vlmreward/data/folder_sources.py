@@ -183,10 +183,6 @@ class _Array:
         with open_array(self._path, self._key) as array:
             if array.room < math.prod(array.shape):
                 return f"{self._name} {_CUT_SHORT} {self.count} pictures"
-        if self._path.suffix == ".npy":  # the end of a packed array can't be read without the rest
-            last = next(self.frames(self.count, self.count - 1), None)
-            if isinstance(last, Undecodable):
-                return last.reason
         return _miscount(self.count, count)
 
 

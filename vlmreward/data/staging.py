@@ -20,7 +20,7 @@ class Staged:
     writer is gone, and it stays.
 
     Args:
-        root: Where the dataset will be; not there, or an empty folder.
+        root: Where the dataset will be; not there, or a folder without a file in it.
         suffix: Of the file that is written, e.g. ``".hdf5"``; "" writes a folder.
 
     Attributes:
@@ -58,6 +58,8 @@ class Staged:
         check_empty(self._root)
         path = path or self._root
         with storage_errors(path, making=True):
+            if path == self._root and path.is_dir():
+                _remove_empty(path)
             path.parent.mkdir(parents=True, exist_ok=True)
         commit(self.path, path)
         self._cleanup()  # unlocks it; there is nothing of the old name to remove
@@ -67,12 +69,16 @@ def check_empty(root: Path) -> None:
     """Refuse a place for a new dataset where something is.
 
     Raises:
-        DatasetError: It is a file, or a folder that isn't empty.
+        DatasetError: It is a file, or a folder with a file anywhere in it.
     """
-    if root.is_dir() and any(root.iterdir()):
-        raise DatasetError(f"{root} is not empty: give a place for the new dataset")
-    if root.exists() and not root.is_dir():
-        raise DatasetError(f"{root} exists: give a place for the new dataset")
+    if is_taken(root):
+        why = "is not empty" if root.is_dir() else "exists"
+        raise DatasetError(f"{root} {why}: give a place for the new dataset")
+
+
+def is_taken(root: Path) -> bool:
+    """Return whether there is a file at or below a place; empty folders may be left of a commit that was cut short."""
+    return any(not path.is_dir() for path in root.rglob("*")) if root.is_dir() else root.exists()
 
 
 def _open(path: Path) -> int:
@@ -115,6 +121,12 @@ def _remove_left(wanted: Path) -> None:
 def _discard(path: Path, descriptor: int) -> None:
     _remove(path)
     os.close(descriptor)
+
+
+def _remove_empty(root: Path) -> None:
+    """Remove a folder's folders, which are empty."""
+    for folder in sorted(root.rglob("*"), reverse=True):
+        folder.rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -84,7 +84,7 @@ class WorkFolder:
         writing, and stays then; whoever begins when nobody else is there removes it.
 
         Raises:
-            StorageError: The folder can't be written or locked.
+            StorageError: The folder can't be written.
         """
         with storage_errors(self.path, making=True):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -97,15 +97,11 @@ class WorkFolder:
         self._lock(descriptor, fcntl.LOCK_SH)  # waits for another process that is removing
 
     def _lock(self, descriptor: int, how: int) -> bool:
-        """Return whether the lock was got; only one that doesn't wait may be refused."""
+        """Return whether the lock was got: not where another holds it, or where the file system has no locks."""
         try:
             fcntl.flock(descriptor, how)
-        except BlockingIOError:
+        except OSError:
             return False
-        except OSError as e:
-            raise StorageError(
-                f"{self.path} can't be locked ({(e.strerror or str(e)).lower()}): use a local disk"
-            ) from e
         return True
 
     def read_frames(self, shard: int) -> FrameRecord | None:
