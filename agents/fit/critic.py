@@ -1,0 +1,145 @@
+"""Train a progress critic: squared error of the step, cross-entropy of "done", on pairs from the order of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmreward.agents.fit.critic_pairs import CriticEpisode, PairBatch, PairSampler, PairSettings
+from vlmreward.errors import ConfigError
+from vlmreward.rewards.critic_net import CriticNet, NetSettings
+from vlmreward.types import FloatArray
+
+
+@dataclass(frozen=True)
+class CriticFitSettings:
+    """Settings of the fit.
+
+    Attributes:
+        steps: Optimiser steps.
+        groups: Groups of four pairs a step.
+        learning_rate: Peak of a one-cycle rate.
+        weight_decay: Of AdamW.
+        noise: Standard deviation of what is added to embeddings, in their own standard deviations.
+        done: Weight of the cross-entropy beside the squared error.
+        push_back: Weight of the push-back on own rollouts, 0 for none.
+        decay: What share of its own estimate a rollout's frame is pushed to.
+        pairs: How pairs are drawn.
+        seed: Of every draw.
+    """
+
+    steps: int = 3000
+    groups: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    noise: float = 0.1
+    done: float = 0.2
+    push_back: float = 0.0
+    decay: float = 0.9
+    pairs: PairSettings = field(default_factory=PairSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "groups"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class CriticFit:
+    """Fits a critic.
+
+    Args:
+        net: Shape of the network.
+        episodes: Demonstrations, and episodes recorded as failures.
+        texts: Embedding of every instruction, and of sentences that have nothing to do with any, by text.
+        settings: See CriticFitSettings.
+        rollouts: Own rollouts of unknown outcome, for the push-back (PROGRESSOR, arXiv 2411.17764: estimates on own
+            rollouts are trained towards a share of themselves, so that frames that no demonstration shows are not taken
+            for progress; the published text does not give the loss, this is the squared error).
+
+    Attributes:
+        model: The network.
+
+    Raises:
+        DatasetError: No episode shows how a task is done.
+    """
+
+    def __init__(
+        self,
+        net: NetSettings,
+        episodes: Sequence[CriticEpisode],
+        texts: dict[str, FloatArray],
+        settings: CriticFitSettings,
+        rollouts: Sequence[CriticEpisode] = (),
+    ) -> None:
+        self.settings = settings
+        torch.manual_seed(settings.seed)
+        self.model = CriticNet(net)
+        frames = np.concatenate([e.embeddings for e in episodes])
+        self.model.mean.copy_(torch.from_numpy(frames.mean(axis=0)))
+        self.model.scale.copy_(torch.from_numpy(1 / (frames.std(axis=0) + 1e-4)))
+        rng = np.random.default_rng([settings.seed, 1])
+        self._noise = torch.Generator().manual_seed(settings.seed)
+        self._pairs = PairSampler(episodes, texts, settings.pairs, rng)
+        self._own: PairSampler | None = None
+        if settings.push_back > 0:
+            if not rollouts:
+                raise ConfigError("push_back trains on own rollouts, got none: give rollouts=<dataset>")
+            plain = replace(settings.pairs, mismatched=0.0, failures=0.0, reference=0.0)
+            unjudged = [replace(e, success=None) for e in rollouts]
+            self._own = PairSampler(unjudged, texts, plain, np.random.default_rng([settings.seed, 2]))
+
+    def fit(self, progress: Callable[[dict[str, float]], None] = lambda terms: None) -> None:
+        """Run the optimisation; ``progress`` gets the loss terms of each step."""
+        s, model = self.settings, self.model
+        optimiser = torch.optim.AdamW(model.parameters(), s.learning_rate, weight_decay=s.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, s.learning_rate, total_steps=s.steps, pct_start=0.1)
+        model.train()
+        for _ in range(s.steps):
+            terms = self._losses()
+            loss = terms["delta"] + s.done * terms["done"]
+            if "push_back" in terms:
+                loss = loss + s.push_back * terms["push_back"]
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            progress({name: float(value.detach()) for name, value in terms.items()})
+        model.eval()
+
+    def _losses(self) -> dict[str, Tensor]:
+        batch = self._pairs.draw(self.settings.groups)
+        delta, logit = self._compare(batch)
+        wanted, done = torch.from_numpy(batch.delta), torch.from_numpy(batch.done)
+        told, judged = torch.isfinite(wanted), torch.isfinite(done)
+        terms = {
+            "delta": F.mse_loss(delta[told], wanted[told]),
+            "done": F.binary_cross_entropy_with_logits(logit[judged], done[judged]),
+        }
+        if self._own is not None:
+            own = self._own.draw(self.settings.groups)
+            own = replace(own, earlier=own.initial)  # how far each frame seems from the first one
+            seen, _ = self._compare(own)
+            terms["push_back"] = F.mse_loss(seen, self.settings.decay * seen.detach())
+        return terms
+
+    def _compare(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        text, initial, earlier, later = (
+            torch.from_numpy(getattr(batch, name)) for name in ("text", "initial", "earlier", "later")
+        )
+        initial, earlier, later = (self._blur(x) for x in (initial, earlier, later))
+        if batch.reference is None:
+            return self.model(text, initial, earlier, later)
+        return self.model(
+            text, initial, earlier, later, self._blur(torch.from_numpy(batch.reference)), torch.from_numpy(batch.percent)
+        )
+
+    def _blur(self, x: Tensor) -> Tensor:
+        drawn = torch.randn(x.shape, generator=self._noise)
+        return x + self.settings.noise * drawn / self.model.scale

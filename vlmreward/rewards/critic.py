@@ -1,0 +1,155 @@
+"""A fitted progress critic: how far along is the task, and is it done? Written by ``vlmreward fit-critic``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from vlmreward.atomic import write_bytes
+from vlmreward.errors import WeightsError
+from vlmreward.rewards.critic_net import CriticNet, NetSettings
+from vlmreward.types import FloatArray
+
+Embeddings = npt.NDArray[np.floating]
+BATCH = 1024
+KIND = "vlmreward progress critic"
+
+
+@dataclass(frozen=True)
+class CriticMeta:
+    """What a critic's file says of it.
+
+    Attributes:
+        encoder: Id of the encoder whose embeddings it reads.
+        licence: Of that encoder's weights.
+        stride: Frames between the earlier and the later one that its steps are best taken over.
+        temperature: What logits of "done" are divided by, fitted on held-out episodes.
+        reference_frames: Length of a reference trajectory, K.
+        made: How it was made, for people.
+    """
+
+    encoder: str
+    licence: str
+    stride: int
+    temperature: float
+    reference_frames: int
+    made: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a critic says of N pairs; NaN where one of the frames is not known.
+
+    Attributes:
+        delta: Signed progress from the earlier to the later frame, in [-1, 1], float32, shape (N,).
+        residual: ``|c(a, b) + c(b, a)|``: how little it agrees with itself, shape (N,).
+        done: Probability that the task is done in the later frame, shape (N,).
+    """
+
+    delta: FloatArray
+    residual: FloatArray
+    done: FloatArray
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A trajectory that shows how it is done: embeddings, float32, shape (K, D), and progress in [0, 1], shape (K,)."""
+
+    embeddings: FloatArray
+    percent: FloatArray
+
+
+class Critic:
+    """Compares frames by their embeddings.
+
+    Args:
+        net: The fitted network.
+        meta: See CriticMeta.
+    """
+
+    def __init__(self, net: CriticNet, meta: CriticMeta) -> None:
+        self.net, self.meta = net.eval(), meta
+
+    @torch.inference_mode()
+    def compare(
+        self,
+        text: Embeddings,
+        initial: Embeddings,
+        earlier: Embeddings,
+        later: Embeddings,
+        reference: Reference | None = None,
+    ) -> Judgement:
+        """Judge pairs, both ways round: the step is ``(c(a, b) - c(b, a)) / 2``.
+
+        Of small steps that is what is meant. A large step forward is a share of what was left, one back of something
+        else, and the mean of the two is between them.
+
+        Args:
+            text: Embedding of the instruction, shape (D,).
+            initial: First frame of each pair's episode, shape (N, D).
+            earlier: Shape (N, D).
+            later: Shape (N, D).
+            reference: How it is done, for all of them.
+        """
+        frames = [np.asarray(x, np.float32) for x in (initial, earlier, later)]
+        count = len(frames[0])
+        known = np.flatnonzero(np.all([np.isfinite(x).all(axis=1) for x in frames], axis=0))
+        out = np.full((3, count), np.nan, np.float32)
+        for start in range(0, len(known), BATCH):
+            rows = known[start : start + BATCH]
+            first, before, after = (torch.from_numpy(x[rows]) for x in frames)
+            there, logit = self._run(text, first, before, after, reference)
+            back, _ = self._run(text, first, after, before, reference)
+            done = torch.sigmoid(logit / self.meta.temperature)
+            out[:, rows] = torch.stack([(there - back) / 2, (there + back).abs(), done]).numpy()
+        return Judgement(*out)
+
+    def _run(
+        self,
+        text: Embeddings,
+        initial: torch.Tensor,
+        earlier: torch.Tensor,
+        later: torch.Tensor,
+        reference: Reference | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        words = torch.from_numpy(np.asarray(text, np.float32)).expand(len(initial), -1)
+        shown = percent = None
+        if reference is not None:
+            shown = torch.from_numpy(reference.embeddings).expand(len(initial), -1, -1)
+            percent = torch.from_numpy(reference.percent).expand(len(initial), -1)
+        return self.net(words, initial, earlier, later, shown, percent)
+
+    def save(self, path: Path) -> None:
+        """Write the critic to one file, whole or not at all."""
+        about = {"kind": KIND, "meta": json.dumps(asdict(self.meta)), "net": json.dumps(asdict(self.net.settings))}
+        state = {name: value.contiguous() for name, value in self.net.state_dict().items()}
+        write_bytes(path, save(state, about))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Critic:
+        """Read a critic.
+
+        Raises:
+            WeightsError: The file is missing, damaged, or something else.
+        """
+        if not Path(path).is_file():
+            raise WeightsError(f"no critic at {path}: make one with vlmreward fit-critic dataset=... out={path}")
+        try:
+            with safe_open(path, framework="pt") as f:
+                about = f.metadata() or {}
+                state = {name: f.get_tensor(name) for name in list(f.keys())}
+            if about.get("kind") != KIND:
+                raise WeightsError(f"{path} is no progress critic: give a file of vlmreward fit-critic")
+            net = CriticNet(NetSettings(**json.loads(about["net"])))
+            net.load_state_dict(state)
+            return cls(net, CriticMeta(**json.loads(about["meta"])))
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
+            raise WeightsError(f"the critic {path} can't be read ({e}): make it anew with vlmreward fit-critic") from e
