@@ -120,7 +120,7 @@ class CriticFit:
         told, judged = torch.isfinite(wanted), torch.isfinite(done)
         terms = {
             "delta": F.mse_loss(delta[told], wanted[told]),
-            "done": F.binary_cross_entropy_with_logits(logit[judged], done[judged]),
+            "done": balanced_cross_entropy(logit[judged], done[judged]),
         }
         if self._own is not None:
             own = self._own.draw(self.settings.groups)
@@ -137,9 +137,24 @@ class CriticFit:
         if batch.reference is None:
             return self.model(text, initial, earlier, later)
         return self.model(
-            text, initial, earlier, later, self._blur(torch.from_numpy(batch.reference)), torch.from_numpy(batch.percent)
+            text,
+            initial,
+            earlier,
+            later,
+            self._blur(torch.from_numpy(batch.reference)),
+            torch.from_numpy(batch.percent),
         )
 
     def _blur(self, x: Tensor) -> Tensor:
         drawn = torch.randn(x.shape, generator=self._noise)
         return x + self.settings.noise * drawn / self.model.scale
+
+
+def balanced_cross_entropy(logit: Tensor, marks: Tensor) -> Tensor:
+    """Return the cross-entropy of logits with marks in {0, 1}, both kinds weighing the same; shape (N,) both.
+
+    Done frames are few in every batch; what share of frames is done in reality is up to the calibration.
+    """
+    loss = F.binary_cross_entropy_with_logits(logit, marks, reduction="none")
+    kinds = [(loss * kind).sum() / kind.sum().clamp(min=1.0) for kind in (marks, 1 - marks)]
+    return (kinds[0] + kinds[1]) / 2

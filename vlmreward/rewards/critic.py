@@ -31,7 +31,8 @@ class CriticMeta:
         encoder: Id of the encoder whose embeddings it reads.
         licence: Of that encoder's weights.
         stride: Frames between the earlier and the later one that its steps are best taken over.
-        temperature: What logits of "done" are divided by, fitted on held-out episodes.
+        temperature: What logits of "done" are divided by, and
+        bias: what is added then, both fitted on held-out episodes.
         reference_frames: Length of a reference trajectory, K.
         made: How it was made, for people.
     """
@@ -40,6 +41,7 @@ class CriticMeta:
     licence: str
     stride: int
     temperature: float
+    bias: float
     reference_frames: int
     made: dict[str, Any]
 
@@ -50,7 +52,7 @@ class Judgement:
 
     Attributes:
         delta: Signed progress from the earlier to the later frame, in [-1, 1], float32, shape (N,).
-        residual: ``|c(a, b) + c(b, a)|``: how little it agrees with itself, shape (N,).
+        residual: ``|c(a, b) + c(b, a)|``: how little it agrees with itself, shape (N,); NaN where it was asked one way.
         done: Probability that the task is done in the later frame, shape (N,).
     """
 
@@ -86,11 +88,9 @@ class Critic:
         earlier: Embeddings,
         later: Embeddings,
         reference: Reference | None = None,
+        both_ways: bool = True,
     ) -> Judgement:
-        """Judge pairs, both ways round: the step is ``(c(a, b) - c(b, a)) / 2``.
-
-        Of small steps that is what is meant. A large step forward is a share of what was left, one back of something
-        else, and the mean of the two is between them.
+        """Judge pairs.
 
         Args:
             text: Embedding of the instruction, shape (D,).
@@ -98,6 +98,8 @@ class Critic:
             earlier: Shape (N, D).
             later: Shape (N, D).
             reference: How it is done, for all of them.
+            both_ways: Ask both ways round and take ``(c(a, b) - c(b, a)) / 2``: right for small steps. A large step
+                forward is a share of what was left, and the one back of something else: ask one way only.
         """
         frames = [np.asarray(x, np.float32) for x in (initial, earlier, later)]
         count = len(frames[0])
@@ -106,10 +108,14 @@ class Critic:
         for start in range(0, len(known), BATCH):
             rows = known[start : start + BATCH]
             first, before, after = (torch.from_numpy(x[rows]) for x in frames)
-            there, logit = self._run(text, first, before, after, reference)
-            back, _ = self._run(text, first, after, before, reference)
-            done = torch.sigmoid(logit / self.meta.temperature)
-            out[:, rows] = torch.stack([(there - back) / 2, (there + back).abs(), done]).numpy()
+            delta, logit = self._run(text, first, before, after, reference)
+            residual = torch.full_like(delta, torch.nan)
+            if both_ways:
+                back, _ = self._run(text, first, after, before, reference)
+                delta, residual = (delta - back) / 2, (delta + back).abs()
+            out[:, rows] = torch.stack(
+                [delta, residual, torch.sigmoid(logit / self.meta.temperature + self.meta.bias)]
+            ).numpy()
         return Judgement(*out)
 
     def _run(

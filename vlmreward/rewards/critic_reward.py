@@ -27,8 +27,8 @@ class CriticReward:
     - ``accumulated``: steps over ``stride`` frames added up by a rule of ``accumulation`` from 0 at the first frame.
     - ``anchored``: the step from the first frame to this one. One comparison a frame, no drift, and less fine.
 
-    Progress pays for staying where it is high. As a potential, ``reward=potential reward.of.name=critic``, which is what
-    ``configs/reward/critic.yaml`` is, it leaves the best policies what they are.
+    Progress pays for staying where it is high. As a potential, which is what ``configs/reward/critic.yaml``
+    makes of it, it leaves the best policies what they are.
 
     Args:
         encoder: Whose embeddings the critic reads.
@@ -95,8 +95,8 @@ class CriticReward:
                 ``anchored`` with ``initial``.
 
         Returns:
-            Progress of N rows, with ``parts`` ``progress`` and ``residual``, how little the critic agrees with itself
-            on the row's step.
+            Progress of N rows, with ``parts`` ``progress`` and, for ``accumulated``, ``residual``: how little the
+            critic agrees with itself on the row's step.
 
         Raises:
             FramesError: The batch lacks what is needed.
@@ -109,13 +109,13 @@ class CriticReward:
         if self.estimate == "anchored":
             if batch.initial is None:
                 raise FramesError("the batch lacks the initial frames: give their embeddings, as `needs` declares")
-            seen = self._compare(batch.initial, batch.initial, embeddings)
+            seen = self._compare(batch.initial, batch.initial, embeddings, both_ways=False)
             progress = np.clip(seen.delta, 0.0, 1.0)
         else:
             progress, seen = self._accumulate(embeddings, batch.episode, batch.step)
         valid = np.isfinite(progress)
         why = dict.fromkeys(np.flatnonzero(~valid).tolist(), "a frame of the episode so far has no finite embedding")
-        parts = {"progress": progress, "residual": seen.residual}
+        parts = {"progress": progress} | ({"residual": seen.residual} if self.estimate == "accumulated" else {})
         return RewardBatch(progress, valid, seen.done, parts, why)
 
     def _accumulate(
@@ -141,8 +141,10 @@ class CriticReward:
                 progress[chain] = accumulate(seen.delta[chain], self.rule, start)[1:]
         return progress, seen
 
-    def _compare(self, initial: Embeddings, earlier: Embeddings, later: Embeddings) -> Judgement:
-        return self.critic.compare(self._text, initial, earlier, later, self._reference)
+    def _compare(
+        self, initial: Embeddings, earlier: Embeddings, later: Embeddings, both_ways: bool = True
+    ) -> Judgement:
+        return self.critic.compare(self._text, initial, earlier, later, self._reference, both_ways)
 
 
 def read_reference(encoder: Encoder, path: str | Path, number: int, camera: str | None, count: int) -> Reference:
@@ -162,12 +164,13 @@ def read_reference(encoder: Encoder, path: str | Path, number: int, camera: str 
     dataset = open_dataset(path)
     if not 0 <= number < len(dataset.episodes):
         raise ConfigError(f"reference_episode must be in [0, {len(dataset.episodes) - 1}], got {number}")
-    if camera is None and len(dataset.cameras) != 1 or camera is not None and camera not in dataset.cameras:
+    camera = dataset.cameras[0] if camera is None and len(dataset.cameras) == 1 else camera
+    if camera not in dataset.cameras:
         raise ConfigError(f"reference_camera must be one of {', '.join(dataset.cameras)}, got {camera}")
     episode = dataset.episodes[number]
     wanted = np.rint(np.linspace(0, episode.frames - 1, count)).astype(int)
     pictures: dict[int, npt.NDArray[np.uint8]] = {}
-    for at, frame in enumerate(dataset.frames(episode, camera or dataset.cameras[0])):
+    for at, frame in enumerate(dataset.frames(episode, camera)):
         if at in wanted:
             if isinstance(frame, Undecodable):
                 raise ConfigError(f"frame {at} of the reference {path} can't be decoded ({frame.reason}): give another")
