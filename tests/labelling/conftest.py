@@ -77,9 +77,9 @@ def build_job(
     labeller = Labeller(make_plan(dataset.episodes), folder, store, engine)
     scorer = LabelScorer(lambda goal: reward or LinearReward(encoder.dim), ["goal"] * len(dataset.episodes))
 
-    def label() -> Counts:
+    def label(advance: Callable[[int], object] = lambda count: None) -> Counts:
         counts = Counts()
-        labeller.run(scorer, lambda count: None, counts)
+        labeller.run(scorer, advance, counts)
         return counts
 
     return labeller, folder, label
