@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -73,10 +73,11 @@ class CriticReward:
                 f"{path} was fitted on embeddings of {self.critic.meta.encoder}, got encoder {encoder.id}: choose that "
                 "encoder, or fit a critic on this one"
             )
-        self.estimate: Estimate = check_choice("estimate", estimate, Estimate)
-        self.rule: Rule = check_choice("rule", rule, Rule)
+        check_choice("estimate", estimate, get_args(Estimate))
+        check_choice("rule", rule, get_args(Rule))
+        self.estimate, self.rule = estimate, rule
         self.stride = self.critic.meta.stride if stride is None else stride
-        if not isinstance(self.stride, int) or self.stride < 1:
+        if type(self.stride) is not int or self.stride < 1:
             raise ConfigError(f"stride must be a number of frames >= 1, got {stride!r}")
         self.context: Context = "prefix" if estimate == "accumulated" else "frame"
         self.needs: tuple[str, ...] = ("embeddings",) if estimate == "accumulated" else ("embeddings", "initial")
