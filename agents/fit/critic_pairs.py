@@ -4,9 +4,9 @@ The label of a pair is VLAC's (arXiv 2509.15937): how much of what was left at t
 ``D / (T - i)``. With its tricks: groups of four, (i, i+1) and (i, j) both ways round; pairs of one and the same or of
 nearly the same frame, 0; an instruction that is not the episode's own, 0, done or not; frames of the last 5 % done,
 of the first 80 % not done, and nothing said of those between. Where a demonstration ends in frames that all look the
-same, it has arrived at the first of them, and time stands still from there. Any frame before the pair may pass for the episode's
-first, and the pairs that lead back are rewound video (ReWiND, CoRL 2025). Of episodes recorded as failures only this is
-said: the task is not done in any frame.
+same, it has arrived at the first of them, and time stands still from there. Any frame before the pair may pass for the
+episode's first, and the pairs that lead back are rewound video (ReWiND, CoRL 2025). Of episodes recorded as failures
+only this is said: the task is not done in any frame.
 """
 
 from __future__ import annotations

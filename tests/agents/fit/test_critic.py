@@ -54,7 +54,7 @@ def test_pairs_by_hand():
     i, j, first = (x[:, 0] for x in (batch.earlier, batch.later, batch.initial))
     left = np.maximum(20 - i, 1)
     want = np.where(i == 20, np.where(j < 20, -1, 0), np.maximum((j - i) / left, -1))
-    assert batch.delta == pytest.approx(want)
+    assert batch.delta == pytest.approx(want, abs=1e-6)
     assert (first <= np.minimum(i, j)).all()
     assert (first > 0).any()
     assert (first == 0).any()
