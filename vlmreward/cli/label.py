@@ -169,6 +169,9 @@ def make_scorers(settings: LabelSettings, encoder: Encoder, goals: Sequence[str]
 
     def build(goal: str) -> RewardModel:
         prompts: dict[str, Any] = {"goal": list(settings.goal) if goal == asked else [goal]}
+        if goal != asked and "parts" in settings.reward:  # a reward of several goals gets as many others
+            more = [prompt for prompt in UNRELATED if prompt != goal]
+            prompts["goal"] += more[: max(0, len(settings.goal) - 1)]
         if settings.baseline:
             prompts["baseline"] = list(settings.baseline)
         return make_reward_from_config(settings.reward, encoder, **prompts)[0]
