@@ -113,12 +113,12 @@ def read_held(env: str, task: str, dataset: Path, encoder: Encoder) -> list[Held
     episodes = read_episodes(str(dataset), settings, encoder)
     opened = open_dataset(dataset)
     with np.load(dataset.with_name(f"{dataset.name}.truth.npz")) as truth:
-        index, progress, success = truth["episode"], truth["progress"], truth["success"]
+        index, frame, progress, success = (truth[name] for name in ("episode", "frame", "progress", "success"))
     out = []
     for number, episode in enumerate(episodes):
         frames = opened.frames(opened.episodes[number], opened.cameras[0])
         pictures = np.stack([thumbnail(frame) for frame in frames])  # type: ignore[arg-type]
-        own = index == number
+        own = (index == number) & (frame < opened.episodes[number].frames)  # LeRobot keeps none after the last action
         assert own.sum() == len(episode.embeddings) == len(pictures), "no frame is lost in a recording of ours"
         out.append(Held(episode.embeddings, unit_progress(env, task, progress[own]), success[own] == 1, pictures))
     return out

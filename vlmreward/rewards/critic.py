@@ -152,11 +152,13 @@ class Critic:
             with safe_open(path, framework="pt") as f:
                 metadata = f.metadata() or {}
                 state = {name: f.get_tensor(name) for name in list(f.keys())}
-            if KIND not in metadata:
+            about = json.loads(metadata.get(KIND, "null"))
+            if about is None:
                 raise WeightsError(f"{path} is no progress critic: give a file of vlmreward fit-critic")
-            about = json.loads(metadata[KIND])
             net = CriticNet(NetSettings(**about["net"]))
             net.load_state_dict(state)
             return cls(net, CriticMeta(**about["meta"]))
+        except WeightsError:
+            raise
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
             raise WeightsError(f"the critic {path} can't be read ({e}): make it anew with vlmreward fit-critic") from e
