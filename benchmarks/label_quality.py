@@ -18,6 +18,7 @@ import argparse
 import io
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
@@ -41,6 +42,8 @@ from vlmreward.audit.rollouts import spearman_within
 from vlmreward.audit.sample import make_sample
 from vlmreward.audit.table import MetricTable, make_table
 from vlmreward.cli import collect, label
+from vlmreward.cli.arguments import parse_arguments
+from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups
 from vlmreward.cli.run_folder import describe_machine, write_json
 from vlmreward.data import open_dataset
@@ -57,7 +60,7 @@ RESULTS = HERE / "results" / "label_quality"
 PICTURE = HERE.parent / "docs" / "images" / "label_quality.png"
 
 SEED = 60_000  # of the first episode; of the bootstrap and the random baseline too
-EPISODES = 70
+EPISODES = 140
 MIXES = {
     "tabletop": ("expert", "expert@0.2", "expert@0.5", "noisy", "near", "failed", "random"),
     "cartpole": ("swing_up", "swing_up@0.1", "swing_up@0.3", "swing_up@0.5", "hang", "random", "zero"),
@@ -70,11 +73,10 @@ SENTENCES = {
     },
 }
 BASELINE = {"tabletop": TASKS["push"].baseline, "cartpole": CartPoleEnv.TASKS["upright"].baseline}
-SEVERAL_GOALS = ("constrained", "product", "soft_and")
 OTHER = ", other instruction"
 FIGURES = {
     "spearman_progress": "Spearman of reward and true progress, all rows",
-    "spearman_within": "the same within episodes, mean",
+    "spearman_within": "Spearman within episodes, mean",
     "auroc": "AUROC of reward and true success, all rows",
     "auroc_end": "AUROC of the last reward and the outcome, episodes",
 }
@@ -196,11 +198,13 @@ def measure(scores: Mapping[str, np.ndarray], rows: Rows) -> MetricTable:
 
 def study(subject: Subject, episodes: int, settings: Mapping[str, Any], target: Path) -> None:
     """Record, label and measure one task, and write its JSON."""
+    marks = [time.process_time()]
     with tempfile.TemporaryDirectory() as scratch:
         out, jobs = Path(scratch) / "rollouts", Path(scratch) / "jobs"
         split = ["env.kwargs.split=unseen"] if subject.env == "tabletop" else []
         asked = [f"env={subject.env}", f"env.task={subject.task}", f"policy=[{','.join(MIXES[subject.env])}]"]
         collect.main([*asked, *split, f"episodes={episodes}", f"seed={SEED}", "format=folder", f"out={out}"])
+        marks.append(time.process_time())
         dataset = open_dataset(out)
         with np.load(out.with_name(f"{out.name}.truth.npz")) as truth:
             rows, acted = read_rows(truth), truth["policy"].tolist()
@@ -209,7 +213,7 @@ def study(subject: Subject, episodes: int, settings: Mapping[str, Any], target: 
         other: dict[str, np.ndarray] = {}
         cards, refused = {}, {}
         for reward in list_groups()["reward"]:
-            several = reward in SEVERAL_GOALS
+            several = "parts" in compose("label", parse_arguments([f"reward={reward}"]))["reward"]
             goals = sentences[subject.task] if several else ()
             try:
                 own[reward], result = label_rows(dataset, jobs, reward, baseline, goals)
@@ -219,7 +223,10 @@ def study(subject: Subject, episodes: int, settings: Mapping[str, Any], target: 
             cards[reward] = result["report_card"]
             goals = sentences[subject.other][: 2 if several else 1]
             other[f"{reward}{OTHER}"] = label_rows(dataset, jobs, reward, baseline, goals)[0]
+        marks.append(time.process_time())
         table = measure(own | other | baselines(dataset, rows), rows)
+    marks.append(time.process_time())
+    spent = dict(zip(("record", "label", "measure"), np.diff(marks).round(1).tolist(), strict=True))
     outcomes = rows.success[rows.ends]
     write_json(
         target,
@@ -241,6 +248,7 @@ def study(subject: Subject, episodes: int, settings: Mapping[str, Any], target: 
             "not_labelled": refused,
             "report_cards": cards,
             **table.to_json(),
+            "cpu_seconds": spent,
             **describe_machine(),
         },
     )
@@ -259,7 +267,7 @@ def words(figure: Mapping[str, float | None]) -> str:
         return "–"
 
     def short(number: float) -> str:
-        return f"{number:.2f}".replace("0.", ".", 1) if abs(number) < 0.995 else f"{number:.0f}"
+        return f"{round(number, 2) + 0.0:.2f}".replace("0.", ".", 1)  # -.00 is .00
 
     return short(value) if low is None or high is None else f"{short(value)} ({short(low)} to {short(high)})"
 
@@ -280,7 +288,7 @@ def print_table(found: Mapping[str, Any], console: Console) -> None:
     reached = sum(policy["successes"] for policy in found["policies"].values())
     table = Table(title=f"{title(found)}: {episodes} episodes, {reached} successful, {found['rows']} rows")
     table.add_column("who scores")
-    for head in FIGURES.values():
+    for head in FIGURES:
         table.add_column(head, justify="right")
     for name, figures in figures_by_sweep(found).items():
         table.add_row(name, *(words(figures[figure]) for figure in FIGURES))
@@ -289,18 +297,28 @@ def print_table(found: Mapping[str, Any], console: Console) -> None:
         console.print(f"not labelled: {name}: {why}", highlight=False)
 
 
+def names_shown(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return who scores in any of the results; of the labels for the other instruction only those of ``clip``."""
+    names = dict.fromkeys(name for found in results for name in figures_by_sweep(found))
+    return [name for name in names if not name.endswith(OTHER) or name == f"clip{OTHER}"]
+
+
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the tables of the documentation: one for each figure, tasks side by side; `clip` alone stands for the other
-    instruction."""
-    lines = []
+    """Return picture and tables for the documentation: what was recorded, then a table a figure, a column a task."""
+    head = [f"| | {' | '.join(title(found) for found in results)} |", "|---" * (len(results) + 1) + "|"]
+    ended = [
+        [sum(p[key] for p in found["policies"].values()) for key in ("successes", "episodes")] for found in results
+    ]
+    lines = [f"![labels against what is true](images/{PICTURE.name})", "", *head]
+    lines.append(f"| episodes that end in success | {' | '.join(f'{good} of {of}' for good, of in ended)} |")
+    shares = [found["success_rows"] / found["rows"] for found in results]
+    lines += [f"| rows that show success | {' | '.join(f'{share:.0%}' for share in shares)} |", ""]
+    tasks = [figures_by_sweep(found) for found in results]
     for figure, what in FIGURES.items():
-        lines += [f"{what[0].upper()}{what[1:]}:", "", f"| | {' | '.join(title(found) for found in results)} |"]
-        lines.append("|---" * (len(results) + 1) + "|")
-        tasks = [figures_by_sweep(found) for found in results]
-        for name in dict.fromkeys(name for sweeps in tasks for name in sweeps):
-            if not name.endswith(OTHER) or name == f"clip{OTHER}":
-                cells = [words(sweeps[name][figure]) if name in sweeps else "–" for sweeps in tasks]
-                lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines += [f"{what[0].upper()}{what[1:]}:", "", *head]
+        for name in names_shown(results):
+            cells = [words(sweeps[name][figure]) if name in sweeps else "–" for sweeps in tasks]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
     refused = {name: why for found in results for name, why in found["not_labelled"].items()}
     lines += [f"Not labelled: `{name}` ({why})." for name, why in refused.items()]
@@ -308,29 +326,32 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw every figure with its interval, a panel for each, a row for each task."""
-    figure = Figure(figsize=(11, 1.5 + 1.25 * len(results)), dpi=100, layout="constrained")
-    names = list(dict.fromkeys(name for found in results for name in figures_by_sweep(found)))
-    shown = [name for name in names if not name.endswith(OTHER) or name == f"clip{OTHER}"]
-    offsets = np.linspace(-0.4, 0.4, len(shown))
+    """Draw every figure with its interval: a panel each, a row for each task; rewards in colours, the rest black."""
+    figure = Figure(figsize=(11, 1.5 + 1.6 * len(results)), dpi=100, layout="constrained")
+    names, tasks = names_shown(results), [figures_by_sweep(found) for found in results]
     grid = figure.subplots(2, 2, sharey=True)
     for axes, (metric, what) in zip(grid.ravel(), FIGURES.items(), strict=True):
-        axes.axvline(0.5 if "auroc" in metric else 0, color="#999999", linewidth=0.8, linestyle=":")
-        for number, (name, offset) in enumerate(zip(shown, offsets, strict=True)):
-            points = [(i, figures_by_sweep(found).get(name, {}).get(metric)) for i, found in enumerate(results)]
-            known = [(i, point) for i, point in points if point is not None and point["value"] is not None]
-            ends = [(p["low"] if p["low"] is not None else p["value"]) for _, p in known]
-            tops = [(p["high"] if p["high"] is not None else p["value"]) for _, p in known]
-            places = [i + offset for i, _ in known]
-            model = name in results[0]["report_cards"]
-            colour = f"C{number}" if model else ("#d62728" if name.endswith(OTHER) else "#777777")
-            marker = "o" if model else "sv^<>xD"[number % 7]
-            axes.hlines(places, ends, tops, color=colour, linewidth=1.2)
-            axes.plot([p["value"] for _, p in known], places, marker, color=colour, markersize=3.5, label=name)
-        axes.set(title=what, yticks=range(len(results)), yticklabels=[title(found) for found in results])
-        axes.title.set_fontsize(9)
+        low, chance = (0, 0.5) if "auroc" in metric else (-1, 0)
+        axes.set_xlim(low - 0.03, 1.03)
+        axes.axvline(chance, color="#999999", linewidth=0.8, linestyle=":")
+        for number, name in enumerate(names):
+            figures = [sweeps[name][metric] if name in sweeps else {"value": None} for sweeps in tasks]
+            known = [(i, one) for i, one in enumerate(figures) if one["value"] is not None]
+            values = [one["value"] for _, one in known]
+            places = [i + 0.8 * number / len(names) - 0.4 for i, _ in known]
+            bounded = [(y, one) for y, (_, one) in zip(places, known, strict=True) if one["low"] is not None]
+            reward = any(name in found["report_cards"] for found in results)
+            colour = f"C{number % 10}" if reward else "black"
+            ends = ([one[end] for _, one in bounded] for end in ("low", "high"))
+            axes.hlines([y for y, _ in bounded], *ends, color=colour, linewidth=1.2)
+            axes.plot(
+                values, places, "o" if reward else "sv^<>xD"[number % 7], color=colour, markersize=3.5, label=name
+            )
+        axes.set_title(what, fontsize=9)
+        axes.set_yticks(range(len(results)), [title(found) for found in results])
     grid[0, 0].invert_yaxis()
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
 
@@ -346,9 +367,12 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=PICTURE, help="what --report draws")
     parser.add_argument("--report", action="store_true", help="print tables in Markdown, and draw")
     arguments = parser.parse_args()
-    chosen = [(subject, arguments.folder / f"{subject.name}.json") for subject in SUBJECTS if subject.name in arguments.tasks]
+    chosen = [
+        (subject, arguments.folder / f"{subject.name}.json") for subject in SUBJECTS if subject.name in arguments.tasks
+    ]
     if not arguments.report:
-        settings = {"encoder": make_encoder("mini", "cpu").id, "episodes": arguments.episodes, "seed": SEED}
+        settings = {"encoder": make_encoder("mini", "cpu").id, "rewards": list_groups()["reward"]}
+        settings |= {"episodes": arguments.episodes, "seed": SEED}
         arguments.folder.mkdir(parents=True, exist_ok=True)
         left = [(subject, target) for subject, target in chosen if not is_done(target, settings)]
         with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
@@ -361,6 +385,8 @@ def main() -> None:
         return
     for found in results:
         print_table(found, Console())
+    for figure, what in FIGURES.items():
+        print(f"{figure}: {what}")
 
 
 if __name__ == "__main__":

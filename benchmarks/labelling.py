@@ -225,6 +225,21 @@ def measure_memory(root: Path, frames: int) -> dict[str, Any]:
     return out
 
 
+def draw(memory: dict[str, Any], path: Path) -> None:
+    """Draw the cost of a frame along each dataset."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    for count, told in memory.items():
+        costs = told["ms_per_frame"]
+        ends = np.linspace(0, int(count), len(costs) + 1)
+        axis.step(ends[1:], costs, where="pre", label=f"{int(count):,} frames, peak {told['peak_mb']:,.0f} MB")
+    axis.set(xlabel="frames labelled", ylabel="ms a frame", ylim=(0, None), xlim=(0, None))
+    axis.legend(loc="lower right")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
 def main() -> int:
     """Measure, print tables and write the JSON; 1 where a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,6 +249,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where datasets are made and kept; default: a temporary one")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "labelling.json")
+    parser.add_argument("--picture", type=Path, default=Path(__file__).parents[1] / "docs/images/labelling_cost.png")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
@@ -246,6 +262,7 @@ def main() -> int:
             found["vit_b_32"] = measure_vit(root, options.vit, options.rounds)
         if options.long:
             found["memory"] = measure_memory(root, options.long)
+            draw(found["memory"], options.picture)
     bad = report(found)
     options.out.write_text(json.dumps({**found, **describe_machine()}, indent=2) + "\n")
     return int(bad)

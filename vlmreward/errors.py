@@ -59,3 +59,7 @@ class NonFiniteError(VlmRewardError, FloatingPointError):
 
 class DatasetError(VlmRewardError, ValueError):
     """Raised when a dataset of episodes is missing, damaged, of another format, or can't be written."""
+
+
+class WorkerError(VlmRewardError, RuntimeError):
+    """Raised when a worker process dies again and again at the same piece of work."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from vlmreward.audit.rollouts import ROLLOUT, voc, voc_gap, voc_undefined
+from vlmreward.audit.rollouts import ROLLOUT, spearman_within, voc, voc_gap, voc_undefined
 
 
 def rollouts(rng, sizes):
@@ -42,6 +42,27 @@ def test_time_index_is_perfect_and_does_not_tell_failure_from_success(value):
     assert value(voc_gap, step.astype(float), **known) == 0
     knows = np.where(group < 4, step, -step).astype(float)
     assert value(voc_gap, knows, **known) == 2
+
+
+def test_spearman_within_is_the_mean_over_rollouts_and_leaves_constant_ones_out(value, replicates):
+    rng = np.random.default_rng(2)
+    group, step = rollouts(rng, [6, 9, 5])
+    scores, progress = rng.normal(size=(len(group), 2)), rng.normal(size=len(group))
+    progress[group == 2] = 0.5  # nothing happens in it
+    each = np.array([[spearmanr(s[group == g], progress[group == g])[0] for s in scores.T] for g in range(2)])
+    known = {"group": group, "step": step, "progress": progress}
+    got = replicates(spearman_within, [[1, 1, 1], [1, 2, 0]], scores, "progress", **known)
+    np.testing.assert_allclose(got, [each.mean(axis=0), (each[0] + 2 * each[1]) / 3], atol=1e-12)
+    assert np.isnan(value(spearman_within, np.ones(len(group)), "progress", **known))
+
+
+def test_levels_of_rollouts_do_not_count_within_them(value):
+    """A score that tells rollouts apart, and nothing within them, has a high Spearman over all frames."""
+    group, step = rollouts(None, [10] * 5)
+    progress = group + step / 100
+    known = {"group": group, "step": step, "progress": progress}
+    assert value(spearman_within, group - step / 100, "progress", **known) == -1
+    assert value(spearman_within, -10 * group + step, "progress", **known) == 1
 
 
 def test_gap_needs_both_kinds_of_rollouts(value, replicates):

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,12 +138,25 @@ def test_settings_can_be_looked_at(cli):
 
 @pytest.fixture
 def few_frames(monkeypatch):
-    """A run of 3,000 actions is long enough for an audit, of 30 frames."""
+    """A run of 300 actions is long enough for an audit, of 30 frames."""
     monkeypatch.setattr(gate, "LEAST", 30)
+    monkeypatch.setattr(gate, "STEPS_A_FRAME", 10)
+
+
+@pytest.mark.parametrize(
+    ("mode", "steps", "frames"),
+    [("warn", 9_999, 0), ("warn", 10_000, 100), ("warn", 25_099, 250), ("warn", 10**6, 300), ("off", 10**6, 0),
+     ("require", 1, 300)],
+)  # fmt: skip
+def test_frames_of_an_audit_are_a_hundredth_of_the_runs(mode, steps, frames):
+    settings: Any = SimpleNamespace(total_timesteps=steps, reward={"name": "clip"})
+    assert gate.count_frames(settings, mode) == frames
+    settings.reward["combine"] = "env"
+    assert gate.count_frames(settings, mode) == 0
 
 
 def test_train_says_what_it_saw_and_keeps_it(cli, tmp_path, few_frames):
-    outcome = cli(*TRAIN, "total_timesteps=3000", "agent.n_epochs=1")
+    outcome = cli(*TRAIN, "total_timesteps=300")
     assert outcome.code == 0, outcome.err
     assert "audit of 30 frames: AUROC of success" in outcome.err
     audited = read(tmp_path / "run" / "result.json")["audit"]
@@ -153,7 +168,7 @@ def test_a_short_run_and_audit_off_are_left_alone(cli, tmp_path, few_frames):
     assert "audit of" not in cli(*TRAIN, "total_timesteps=200").err
     assert read(tmp_path / "run" / "result.json")["audit"] is None
     shutil.rmtree(tmp_path / "run")
-    assert "audit of" not in cli(*TRAIN, "total_timesteps=3000", "audit=off", "agent.n_epochs=1").err
+    assert "audit of" not in cli(*TRAIN, "total_timesteps=300", "audit=off").err
 
 
 def test_require_refuses_a_reward_that_does_not_beat_chance(cli, tmp_path):
@@ -177,7 +192,7 @@ def learned(run: Path) -> list[dict]:
 
 def test_an_audit_does_not_change_what_is_learned(cli, tmp_path):
     for name, mode in (("x", "require"), ("y", "off")):
-        asked = ("encoder=mini", "total_timesteps=400", f"run_dir={name}", f"audit={mode}")
+        asked = ("encoder=mini", "encoder.runtime=torch", "total_timesteps=400", f"run_dir={name}", f"audit={mode}")
         assert cli(*TRAIN[:-1], *asked).code == 0
     x, y = (read(tmp_path / name / "result.json")["evaluation"] for name in "xy")
     assert x == y
@@ -188,7 +203,7 @@ def test_an_audit_does_not_change_what_is_learned(cli, tmp_path):
 def test_a_baseline_that_is_another_tasks_goal_is_audited(cli, few_frames):
     """The control's prompts are those of other tasks; one that is the run's own baseline is left out of it."""
     ends = ("goal=cart at the left end of the track", "baseline=cart at the right end of the track")
-    outcome = cli(*TRAIN, "total_timesteps=3000", "agent.n_epochs=1", "reward=contrastive", *ends)
+    outcome = cli(*TRAIN, "total_timesteps=300", "reward=contrastive", *ends)
     assert outcome.code == 0, outcome.err
     assert "audit of 30 frames: AUROC of success" in outcome.err
 
@@ -210,7 +225,7 @@ def test_a_reward_that_cant_be_audited_is_said_to_be_so(cli, tmp_path, few_frame
         raise ConfigError("it needs more than frames")
 
     monkeypatch.setattr("vlmreward.cli.audit_parts.check_scores_frames", refuse)
-    outcome = cli(*TRAIN, "total_timesteps=3000", "agent.n_epochs=1")
+    outcome = cli(*TRAIN, "total_timesteps=300")
     assert outcome.code == 0, outcome.err
     assert "the reward was not audited: it needs more than frames" in outcome.err
     assert read(tmp_path / "run" / "result.json")["audit"]["skipped"] == "it needs more than frames"
@@ -241,7 +256,7 @@ def test_unknown_mode_is_refused(cli):
 
 
 def test_without_a_true_success_a_warning_is_all_there_is(cli, tmp_path, few_frames):
-    outcome = cli(*TRAIN, "total_timesteps=3000", "agent.n_epochs=1", "goal=something else")
+    outcome = cli(*TRAIN, "total_timesteps=300", "goal=something else")
     assert outcome.code == 0, outcome.err
     assert "no labels; the reward spans" in outcome.err
     refused = cli(*TRAIN[:-1], "run_dir=other", "total_timesteps=200", "goal=something else", "audit=require")

@@ -25,7 +25,7 @@ needs_openvino = pytest.mark.skipif(
 )
 TRAIN = (
     *("train", "env=cartpole", "encoder=mini", "encoder.precision=int8", "agent=ppo", "n_envs=2", "agent.n_steps=50"),
-    *("agent.batch_size=50", "eval.episodes=1", "total_timesteps=100"),
+    *("agent.batch_size=50", "eval.episodes=1", "total_timesteps=100", "env.kwargs.max_episode_steps=40"),
 )
 
 

@@ -28,6 +28,17 @@ def test_every_option_composes(group: str, option: str) -> None:
     assert config[group]["name"]
 
 
+def test_a_page_that_is_asked_for_again_is_the_same_unless_its_files_changed(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    arguments = parse_arguments(["env=cartpole", "encoder=mine", "--config-dir", str(tmp_path)])
+    for salt in ("a", "other"):
+        (tmp_path / "encoder" / "mine.yaml").write_text(f"name: mine\nsalt: {salt}\n")
+        first = compose("train", arguments)
+        assert first["encoder"]["salt"] == salt
+        first["encoder"]["salt"] = "changed by whoever got it"
+        assert compose("train", arguments)["encoder"]["salt"] == salt
+
+
 @pytest.mark.parametrize("option", list_groups()["experiment"])
 def test_every_experiment_composes(option: str) -> None:
     config = compose("train", parse_arguments([f"experiment={option}"]))

@@ -124,6 +124,20 @@ def test_another_goal_decodes_nothing(cli, dataset):
     assert {"reward_vlm", "reward_left"} <= set(open_dataset(dataset).features)
 
 
+def test_several_goals_are_labelled_as_one_reward_and_have_a_control(cli, dataset):
+    """The control is another instruction in as many sentences, or a reward of several goals could not be built."""
+    goals = (GOAL, "goal=the pole points straight up")
+    outcome = cli("label", "dataset=c", "reward=product", "baseline=pole and cart", *goals, "force=true", "run_dir=job")
+    assert outcome.code == 0, outcome.err
+    (result,) = Path("job").glob("labels-*/result.json")
+    card = json.loads(result.read_text())["report_card"]
+    assert card["rise"] != card["rise_of_control"]
+    read = open_dataset(dataset)
+    values = np.concatenate([read.column(e, "reward_vlm") for e in read.episodes])
+    assert ((values >= 0) & (values <= 1)).all()
+    assert values.std() > 0
+
+
 def test_dry_run_changes_nothing(cli, dataset):
     before = sorted((str(p), p.stat().st_mtime_ns) for p in Path(".").rglob("*"))
     outcome = cli("label", "dataset=c", "--dry-run")
@@ -181,3 +195,10 @@ def test_tabletops_own_policies_are_collected_and_succeed(cli):
     read = open_dataset("t")
     assert [e.success for e in read.episodes] == [True, False, True, False]
     assert {e.instruction for e in read.episodes} == {"lift the blue cube"}
+
+
+def test_cartpoles_own_policies_are_collected(cli):
+    assert cli(*COLLECT, "policy=[swing_up,hang]", "out=s").code == 0
+    with np.load("s.truth.npz", allow_pickle=False) as truth:
+        ends = truth["progress"].reshape(6, 101)[:, -20:].mean(axis=1)
+    assert ends[::2].min() > ends[1::2].max()  # the pole is higher where it was swung up

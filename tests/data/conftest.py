@@ -47,9 +47,8 @@ class KnownLabels:
     """Labels that tell episode and row; the last row of each episode and row 1 of the last episode are invalid."""
 
     def __init__(self, episodes: list[Episode], shift: float = 0.0) -> None:
-        self.provenance = Provenance(
-            "0123456789abcdef", "mini-2-abc", "MIT", {"name": "clip", "causal": True}, "", "front", "0.1.0"
-        )
+        run = "0123456789abcdef" if shift == 0 else f"{int(shift):016x}"  # other labels are of another run
+        self.provenance = Provenance(run, "mini-2-abc", "MIT", {"name": "clip", "causal": True}, "", "front", "0.1.0")
         self._episodes, self._shift = episodes, shift
 
     def episode(self, index: int) -> EpisodeLabels:

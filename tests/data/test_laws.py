@@ -18,10 +18,14 @@ import pytest
 
 from vlmreward.data import find_format, list_formats, open_dataset
 from vlmreward.data.dataset import EpisodeDataset, EpisodeWriter, Format, Undecodable
+from vlmreward.data.filler import FILLERS
 from vlmreward.errors import ConfigError, DatasetError, VlmRewardError
 
 LOSSY_PSNR = {"lerobot": 28.0}
 """Formats whose writer keeps pictures as video, and how near they come, in dB."""
+
+OWN_FILLER = {"lerobot": "hold", "robomimic": "hold", "minari": "hold", "folder": "empty"}
+"""What stands in an invalid row where nobody says."""
 
 NAME = "reward_vlm"
 
@@ -236,13 +240,54 @@ def test_file_of_pictures_that_was_changed_has_another_fingerprint(form: Format,
 def test_labels_of_the_same_name_are_replaced_only_on_request(form: Format, root: Path, known: Any) -> None:
     dataset = form.open(root)
     form.label(dataset, NAME).write(known.KnownLabels(list(dataset.episodes)))
-    with pytest.raises(DatasetError, match="overwrite"):
-        form.label(form.open(root), NAME)
+    before = known.hashes(root)
     again = known.KnownLabels(list(dataset.episodes), shift=5.0)
+    for refused in (lambda w: w.is_written(again.provenance.run), lambda w: w.write(again)):
+        with pytest.raises(DatasetError, match=r"already.*overwrite"):
+            refused(form.label(form.open(root), NAME))
+    assert known.hashes(root) == before
     form.label(form.open(root), NAME, overwrite=True).write(again)
     due = again.episode(1)
     column = form.open(root).column(dataset.episodes[1], NAME)
     np.testing.assert_array_equal(column[due.valid], due.reward[due.valid])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_labels_of_the_very_same_run_are_left_as_they_are(
+    form: Format, root: Path, known: Any, overwrite: bool
+) -> None:
+    dataset = form.open(root)
+    labels = known.KnownLabels(list(dataset.episodes))
+    assert not form.label(dataset, NAME).is_written(labels.provenance.run)
+    form.label(dataset, NAME).write(labels)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in [root, *root.rglob("*")]}
+    again = form.label(form.open(root), NAME, overwrite=overwrite)
+    assert again.is_written(labels.provenance.run)
+    again.write(labels)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in [root, *root.rglob("*")]} == before
+    other = form.label(form.open(root), NAME, filler="decrease", overwrite=True)
+    assert not other.is_written(labels.provenance.run)  # another filler is another content
+    other.write(labels)
+    assert form.label(form.open(root), NAME, filler="decrease").is_written(labels.provenance.run)
+
+
+@pytest.mark.parametrize("filler", [*FILLERS, "zero"])
+def test_filler_is_followed_or_refused(form: Format, root: Path, known: Any, filler: str) -> None:
+    before = known.hashes(root)
+    meant = OWN_FILLER[form.name] if filler == "auto" else filler
+    if meant not in ("hold", "decrease", OWN_FILLER[form.name]):
+        with pytest.raises(ConfigError, match="filler"):
+            form.label(form.open(root), NAME, filler=filler)
+        assert known.hashes(root) == before
+        return
+    dataset = form.open(root)
+    labels = known.KnownLabels(list(dataset.episodes))
+    form.label(dataset, NAME, filler=filler).write(labels)
+    episode, due = dataset.episodes[2], labels.episode(2).reward
+    assert np.flatnonzero(np.isnan(due)).tolist() == [1, 11]  # in the middle, and the last one
+    below = {"hold": 0.0, "decrease": 1e-3, "empty": np.nan}[meant]
+    due[[1, 11]] = due[0] - below, due[10] + 0 * below  # the last row tells of no failure: it holds
+    np.testing.assert_allclose(dataset.column(episode, NAME), due, atol=1e-6)
 
 
 def test_undo_restores_everything(form: Format, root: Path, known: Any) -> None:

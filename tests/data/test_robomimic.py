@@ -181,12 +181,6 @@ def test_dataset_of_others_is_never_replaced(tmp_path: Path) -> None:
         FORMAT.label(FORMAT.open(path), "dense", overwrite=True)
 
 
-@pytest.mark.parametrize("filler", ["drop", "decrease", "zero"])
-def test_filler_that_a_column_can_not_hold_is_refused(tmp_path: Path, filler: str) -> None:
-    with pytest.raises(ConfigError, match="filler"):
-        FORMAT.label(FORMAT.open(build(tmp_path / "a.hdf5")), "vlm", filler=filler)
-
-
 def test_no_room_for_a_copy_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: Any
 ) -> None:

@@ -65,11 +65,12 @@ SMALL = {
     "resume": ("total_timesteps=96", "eval.episodes=1"),
     "evaluate": ("episodes=2",),
     "record": ("episodes=1",),
-    "audit": ("count=60", "replicates=20", "landscapes=false"),
+    "audit": ("count=30", "replicates=20", "landscapes=false"),
     "collect": ("episodes=3", SHORT_EPISODE),
     "label": ("force=true",),
 }
 WITH_ENV = ("evaluate", "record", "audit")
+QUICK_START = "encoder.runtime=torch"  # the engine that auto chooses takes longer to get ready than such a command
 SMALL_OFFLINE = ("total_timesteps=8", "encode_batch=16", "eval.episodes=1", "agent.hidden=[8]")  # with a dataset
 SMALL_AGENT = {  # by the way the algorithm is scored
     "replay": ("agent.learning_starts=16", "agent.batch_size=16"),
@@ -178,6 +179,9 @@ def shorten(name, settings):
     for key, _, value in [setting.partition("=") for setting in settings]:
         if key == "encoder" and match_option(key, value, list_groups()) != "mini":
             small.append("encoder=fake")
+    fixed = ("encoder.runtime=", "encoder.precision=", "resume=", "run=")  # they settle the engine
+    if name in ("train", "label", *WITH_ENV) and not any(s.startswith(fixed) for s in settings):
+        small += [QUICK_START] if "encoder=fake" not in small else []
     replaced = {setting.partition("=")[0] for setting in small}
     return [setting for setting in settings if setting.partition("=")[0] not in replaced] + small
 

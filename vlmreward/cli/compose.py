@@ -6,6 +6,8 @@ the user gets wrong is reported in one line with the nearest name.
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -50,11 +52,11 @@ def compose(command: str, arguments: Arguments) -> dict[str, Any]:
     """
     groups = list_groups(arguments.config_dir)
     overrides = [_prepare(o, groups) for o in arguments.overrides]
-    config = _compose_checked(command, overrides, groups, arguments.config_dir)
+    config = _compose_once(command, overrides, arguments.config_dir)
     if (config.get("agent") or {}).get("name") == "auto":
         chosen = match_option("agent", str(config["env"].get("agent", "ppo")), groups)
         kept = [o for o in overrides if o.split("=", 1)[0] != "agent"]
-        config = _compose_checked(command, [*kept, f"agent={chosen}"], groups, arguments.config_dir)
+        config = _compose_once(command, [*kept, f"agent={chosen}"], arguments.config_dir)
     return set_literals(config, arguments.literals)
 
 
@@ -117,8 +119,20 @@ def _prepare(override: str, groups: dict[str, list[str]]) -> str:
     return override
 
 
+def _compose_once(command: str, overrides: Iterable[str], config_dir: str | None) -> dict[str, Any]:
+    """Compose a page, or copy it: Hydra takes long, and a command asks for some pages again, e.g. for their defaults.
+
+    The files of ``config_dir`` may have changed in between; those of the package don't.
+    """
+    folder = Path(config_dir).resolve() if config_dir else None
+    files = sorted(f for depth in ("*.yaml", "*/*.yaml") for f in folder.glob(depth) if f.is_file()) if folder else []
+    stamps = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    return copy.deepcopy(_compose_checked(command, tuple(overrides), str(folder) if folder else None, stamps))
+
+
+@functools.lru_cache(maxsize=256)
 def _compose_checked(
-    command: str, overrides: list[str], groups: dict[str, list[str]], config_dir: str | None
+    command: str, overrides: tuple[str, ...], config_dir: str | None, files: tuple[tuple[str, int, int], ...]
 ) -> dict[str, Any]:
     import yaml
     from hydra import compose as hydra_compose
@@ -128,6 +142,7 @@ def _compose_checked(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    groups = list_groups(config_dir)
     parser = OverridesParser.create()
     for override in overrides:
         try:
@@ -137,7 +152,7 @@ def _compose_checked(
                 f"can't read the value of {override!r}: put text with special characters in quotes inside the "
                 "shell's quotes, e.g. \"key='a, b'\""
             ) from e
-    search = [f"hydra.searchpath=[{_quote(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
+    search = [f"hydra.searchpath=[{_quote(f'file://{config_dir}')}]"] if config_dir else []
     with initialize_config_module("vlmreward.configs", version_base="1.3"):
         try:
             config = hydra_compose(command, overrides=[*search, *overrides])
@@ -154,7 +169,7 @@ def _compose_checked(
     for override in _wrong_groups(result, overrides):
         key = override.split("=", 1)[0].lstrip("+")
         rest = [o for o in overrides if o != override]
-        inside = _at(_compose_checked(command, rest, groups, config_dir), key)
+        inside = _at(_compose_once(command, rest, config_dir), key)
         known = f", known: {', '.join(inside)}" if isinstance(inside, dict) and inside else ""
         raise ConfigError(f"{key} is a group of settings, got {override!r}: write {key}.<name>=<value>{known}")
     return result
@@ -165,7 +180,7 @@ def _quote(text: str) -> str:
     return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text) + '"'
 
 
-def _wrong_groups(config: dict[str, Any], overrides: list[str]) -> Iterator[str]:
+def _wrong_groups(config: dict[str, Any], overrides: Iterable[str]) -> Iterator[str]:
     """Yield the settings that give a value where a group of settings is due, e.g. ``eval=3``."""
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+")
@@ -181,7 +196,7 @@ def _at(config: dict[str, Any], key: str) -> Any:
 
 
 def _explain(
-    error: Exception, command: str, overrides: list[str], groups: dict[str, list[str]], search: list[str]
+    error: Exception, command: str, overrides: Iterable[str], groups: dict[str, list[str]], search: list[str]
 ) -> str:
     """Turn Hydra's message into one line with the nearest name."""
     from hydra import compose as hydra_compose

@@ -22,8 +22,9 @@ from vlmreward.registry import suggest
 MODES = ("warn", "require", "off")
 
 FRAMES = 300
-"""Frames of the audit; with ``warn`` at most a hundredth of the run's own, and none below ``LEAST``."""
+"""Frames of the audit; with ``warn`` at most one for ``STEPS_A_FRAME`` of the run, and none below ``LEAST``."""
 
+STEPS_A_FRAME = 100
 LEAST = 100
 
 EPISODES = 5
@@ -51,7 +52,7 @@ def count_frames(settings: TrainSettings, mode: str) -> int:
     """Return how many frames a run's reward should be looked at on; 0: not at all."""
     if mode == "off" or settings.reward.get("combine") == "env":  # nothing is learned from the text
         return 0
-    frames = FRAMES if mode == "require" else min(FRAMES, settings.total_timesteps // 100)
+    frames = FRAMES if mode == "require" else min(FRAMES, settings.total_timesteps // STEPS_A_FRAME)
     return frames if frames >= LEAST else 0
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import compose, refuse_words
+from vlmreward.cli.problems import count_left_out, printable
 from vlmreward.cli.values import whole
 from vlmreward.errors import ConfigError
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from vlmreward.data.dataset import EpisodeDataset
+    from vlmreward.data.dataset import EpisodeDataset, Problem
 
 WIDTH = 120  # where the output is no terminal
 
@@ -40,7 +42,8 @@ def main(argv: list[str]) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
-    for table in (_overview(dataset), _tasks(dataset, most), _features(dataset, most), _problems(dataset, most)):
+    found = dataset.problems()
+    for table in (_overview(dataset, found), _tasks(dataset, most), _features(dataset, most), _problems(found, most)):
         console.print(table.title)
         table.title = None
         if table.row_count:
@@ -48,17 +51,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _overview(dataset: EpisodeDataset) -> Table:
+def _overview(dataset: EpisodeDataset, problems: Sequence[Problem]) -> Table:
     table = _table(str(dataset.root), "", "")
     rows = [episode.rows for episode in dataset.episodes]
     frames = sum(episode.frames for episode in dataset.episodes)
+    left_out = count_left_out(problems)
     ends = Counter(episode.success for episode in dataset.episodes)
     said = f"{ends[True]} successes, {ends[False]} failures, {ends[None]} not recorded"
     spread = f"{min(rows)} to {max(rows)} rows each" if len(rows) > 1 else f"{rows[0]} rows"
     after = "every row is followed by a frame" if frames == sum(rows) + len(rows) else "last rows without a successor"
     lines = {
         "format": dataset.format,
-        "episodes": f"{len(rows):,} ({spread})",
+        "episodes": f"{len(rows):,} ({spread})" + (f", {left_out:,} more can't be read" if left_out else ""),
         "rows": f"{sum(rows):,}",
         "frames": f"{frames:,} of each camera ({after})",
         "fps": "not recorded, or mixed" if dataset.fps is None else f"{dataset.fps:g}",
@@ -99,8 +103,7 @@ def _features(dataset: EpisodeDataset, most: int) -> Table:
     return table
 
 
-def _problems(dataset: EpisodeDataset, most: int) -> Table:
-    found = dataset.problems()
+def _problems(found: Sequence[Problem], most: int) -> Table:
     table = _table(f"problems: {len(found) or 'none found'}", "where", "what")
     for problem in found[:most]:
         table.add_row(_text(problem.where), _text(problem.what))
@@ -127,4 +130,4 @@ def _text(value: Any) -> Text:
     """Return text of others as it is: no markup in it counts, and nothing in it moves the cursor."""
     from rich.text import Text
 
-    return Text("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value)))
+    return Text(printable(value))

@@ -19,7 +19,7 @@ from vlmreward.errors import DatasetError
 if TYPE_CHECKING:
     from vlmreward.audit.report_card import ReportCard
     from vlmreward.cli.label_settings import LabelSettings
-    from vlmreward.data.dataset import EpisodeDataset
+    from vlmreward.data.dataset import EpisodeDataset, Problem
     from vlmreward.data.labels import Change, LabelWriter, Provenance
     from vlmreward.labelling.labelling import Counts, Labeller
     from vlmreward.labelling.plan import Plan
@@ -81,17 +81,26 @@ def main(argv: Sequence[str]) -> int:
         return 0
     writer = make_writer(dataset, options) if options["write"] else None
     if "dry_run" in arguments.flags:
+        if writer is not None:
+            writer.is_written("")  # of what run labels would be is not known without the encoder: any are in the way
+        _print_problems(dataset, settings.dataset)
         _print_plan(dataset, writer.plan() if writer else ())
         return 0
 
+    from vlmreward.cli.problems import count_left_out, refuse_left_out
     from vlmreward.labelling.stored_labels import StoredLabels
 
     job = build_job(settings, dataset)
+    if writer is not None and writer.is_written(job.provenance.run):
+        print(f"{options['name']} is there already, from this very run ({job.provenance.run}): nothing was changed")
+        return 0
+    problems = _print_problems(dataset, settings.dataset)
+    refuse_left_out(dataset, problems, options["max_invalid"], settings.dataset)
     began = time.perf_counter()
     card, counts = label(job, options)
     seconds = time.perf_counter() - began
     labels = StoredLabels(job.folder, job.plan, dataset.episodes, job.provenance)
-    _write_result(job, settings, card, counts, seconds)
+    _write_result(job, settings, card, counts, count_left_out(problems), seconds)
     for line in describe_counts(counts, seconds):
         print(line)
     if counts.invalid > options["max_invalid"] * counts.frames:
@@ -260,6 +269,15 @@ def describe_counts(counts: Counts, seconds: float) -> list[str]:
     return lines
 
 
+def _print_problems(dataset: EpisodeDataset, path: str) -> Sequence[Problem]:
+    from vlmreward.cli.problems import describe_problems
+
+    problems = dataset.problems()
+    for line in describe_problems(dataset, problems, path):
+        print(line)
+    return problems
+
+
 def _print_plan(dataset: EpisodeDataset, changes: Sequence[Change]) -> None:
     frames = sum(episode.frames for episode in dataset.episodes)
     print(f"{len(dataset.episodes)} episodes, {frames} frames to score")
@@ -268,7 +286,9 @@ def _print_plan(dataset: EpisodeDataset, changes: Sequence[Change]) -> None:
     print("nothing was changed")
 
 
-def _write_result(job: Job, settings: LabelSettings, card: ReportCard, counts: Counts, seconds: float) -> Path:
+def _write_result(
+    job: Job, settings: LabelSettings, card: ReportCard, counts: Counts, left_out: int, seconds: float
+) -> Path:
     from vlmreward.cli.run_folder import describe_machine, write_json
 
     path = job.folder.labels / "result.json"
@@ -283,6 +303,7 @@ def _write_result(job: Job, settings: LabelSettings, card: ReportCard, counts: C
         "decoded": counts.decoded,
         "invalid": counts.invalid,
         "reasons": counts.reasons,
+        "episodes_left_out": left_out,
         "seconds": round(seconds, 2),
         "settings": {**options, "goal": list(settings.goal), "baseline": list(settings.baseline)},
         **describe_machine(),

@@ -13,7 +13,7 @@ from vlmreward.cli.compose import compose
 from vlmreward.cli.goals import as_prompts
 from vlmreward.cli.settings import check_cache_dtype
 from vlmreward.cli.values import flag, number, whole
-from vlmreward.data.labels import FILLERS
+from vlmreward.data.filler import FILLERS
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 

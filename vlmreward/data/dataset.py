@@ -60,10 +60,12 @@ class Problem:
     Attributes:
         where: A file or an episode, relative to the dataset's root, e.g. ``"episode 3"``.
         what: What is wrong, in one line: what was expected and what was found.
+        left_out: It is a recorded episode that can't be read, and so is none of the dataset's.
     """
 
     where: str
     what: str
+    left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Format:
         recognises: Whether a path is of this format; imports nothing heavy and never fails.
         open: Opens a path for reading.
         create: Makes a writer of new datasets, ``create(root, fps=..., env_id=...)``; None where it is only read.
-        label: Makes a writer of labels, ``label(dataset, name, filler="hold", overwrite=False)``.
+        label: Makes a writer of labels, ``label(dataset, name, filler="auto", overwrite=False)``.
     """
 
     name: str

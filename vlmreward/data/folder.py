@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from vlmreward.data.dataset import Episode, EpisodeDataset, Format, Frame, Problem, Transitions, Undecodable
+from vlmreward.data.filler import AUTO
 from vlmreward.data.folder_labels import FolderLabelWriter, read_label
 from vlmreward.data.folder_list import Entry, read_list
 from vlmreward.data.folder_sources import Source, open_source, read_numbers
@@ -61,7 +62,7 @@ class FolderDataset:
                 sources = {name: open_source(self.folder, video) for name, video in entry.videos.items()}
                 rows, frames = self._count(entry, sources)
             except DatasetError as e:
-                self._found.append(Problem(f"line {entry.line}", f"{e}: episode {entry.name!r} is left out"))
+                self._found.append(Problem(f"line {entry.line}", f"{e}: episode {entry.name!r} is left out", True))
                 continue
             episodes.append(Episode(len(episodes), entry.name, rows, frames, entry.task, entry.success))
             self._entries.append(entry)
@@ -202,7 +203,7 @@ def _open(path: Path) -> EpisodeDataset:
     return FolderDataset(path)
 
 
-def _label(dataset: FolderDataset, name: str, filler: str = "hold", overwrite: bool = False) -> FolderLabelWriter:
+def _label(dataset: FolderDataset, name: str, filler: str = AUTO, overwrite: bool = False) -> FolderLabelWriter:
     return FolderLabelWriter(dataset.folder, dataset.episodes, name, filler, overwrite)
 
 

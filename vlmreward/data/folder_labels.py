@@ -13,16 +13,18 @@ import numpy as np
 
 from vlmreward.atomic import atomic_path, check_writable
 from vlmreward.data.dataset import Episode
+from vlmreward.data.filler import AUTO, choose_filler, fill
 from vlmreward.data.label_names import label_stem, name_labels
-from vlmreward.data.labels import FILLERS, Change, EpisodeLabels, Labels, Provenance
+from vlmreward.data.labels import Change, EpisodeLabels, Labels, Provenance, is_of_run
 from vlmreward.data.paths import one_line
-from vlmreward.errors import ConfigError, DatasetError, NonFiniteError
+from vlmreward.errors import DatasetError, NonFiniteError
 from vlmreward.optional import require_package
 from vlmreward.types import FloatArray
 
 MARK = b"vlmreward"
 """Key of the file's metadata with the provenance, as JSON."""
 
+FILLERS = ("empty", "hold", "decrease")
 _ROWS_AT_ONCE = 1 << 16
 _ROW_BYTES = 24
 
@@ -30,35 +32,38 @@ _ROW_BYTES = 24
 class FolderLabelWriter:
     """Writes labels beside a folder's list; see :class:`~vlmreward.data.labels.LabelWriter`.
 
-    Nothing of the dataset is touched. ``reward``, ``progress`` and ``success`` are null in invalid rows, which say so,
-    and why; therefore ``filler`` plays no part.
+    Nothing of the dataset is touched. Invalid rows say so, and why.
 
     Args:
         folder: Of the dataset.
         episodes: Of the dataset.
         name: ``"vlm"`` and ``"reward_vlm"`` mean the same.
-        filler: One of the known ones.
+        filler: What stands in an invalid row: null (``"empty"``, ``"auto"``), or a number with ``"hold"`` and
+            ``"decrease"``.
         overwrite: Whether labels of the same name may be replaced.
 
     Raises:
         ConfigError: The name or the filler can't be.
-        DatasetError: The name is taken.
+        DatasetError: A file that isn't ours has the name.
         StorageError: The folder can't be written.
     """
 
     def __init__(
-        self, folder: Path, episodes: Sequence[Episode], name: str, filler: str = "hold", overwrite: bool = False
+        self, folder: Path, episodes: Sequence[Episode], name: str, filler: str = AUTO, overwrite: bool = False
     ) -> None:
-        if filler not in FILLERS:
-            raise ConfigError(f"filler must be one of {', '.join(FILLERS)}, got {filler!r}")
+        self._filler = choose_filler(filler, FILLERS, "the labels of a folder")
         name_labels(name)
-        self._path, self._episodes = labels_path(folder, name), episodes
+        self._path, self._episodes, self._overwrite = labels_path(folder, name), episodes, overwrite
         require_package("pyarrow", "data")
         check_writable(self._path)
         if self._path.exists() or self._path.is_symlink():
             _read_mark(self._path)
-            if not overwrite:
-                raise DatasetError(f"{self._path.name} is there already: give overwrite=true or another name")
+
+    def is_written(self, run: str) -> bool:
+        """Return whether all labels of a run stand there; see :class:`~vlmreward.data.labels.LabelWriter`."""
+        if not self._path.exists():
+            return False
+        return is_of_run(_read_mark(self._path), run, self._filler, self._overwrite, self._path.name)
 
     def plan(self) -> Sequence[Change]:
         """Return what ``write`` would do; changes nothing."""
@@ -76,12 +81,17 @@ class FolderLabelWriter:
         """
         pa, parquet = require_package("pyarrow", "data"), require_package("pyarrow.parquet", "data")
         about = labels.provenance
-        schema = _schema(pa).with_metadata({MARK: json.dumps(asdict(about), ensure_ascii=False)})
+        if self.is_written(about.run):
+            return
+        told = asdict(about) | {"filler": self._filler}
+        schema = _schema(pa).with_metadata({MARK: json.dumps(told, ensure_ascii=False)})
         with atomic_path(self._path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
             held: list[Any] = []
             first = 0
             for episode in self._episodes:
-                table = pa.table(_columns(episode, labels.episode(episode.index), about, first), schema=schema)
+                table = pa.table(
+                    _columns(episode, labels.episode(episode.index), about, first, self._filler), schema=schema
+                )
                 first += episode.rows
                 held.append(table)
                 if sum(t.num_rows for t in held) >= _ROWS_AT_ONCE:
@@ -118,7 +128,7 @@ def read_label(folder: Path, episode: Episode, column: str) -> FloatArray:
         column: The labels' name, or with ``_success``, ``_progress`` or ``_valid`` behind it.
 
     Returns:
-        float32, shape (T,); NaN where invalid.
+        float32, shape (T,); NaN where it is empty.
 
     Raises:
         DatasetError: There are none, or they are damaged.
@@ -169,7 +179,7 @@ def _schema(pa: Any) -> Any:
     )
 
 
-def _columns(episode: Episode, labels: EpisodeLabels, about: Provenance, first: int) -> dict[str, Any]:
+def _columns(episode: Episode, labels: EpisodeLabels, about: Provenance, first: int, filler: str) -> dict[str, Any]:
     rows = episode.rows
     valid = np.asarray(labels.valid, dtype=np.bool_)
     text = about.goal or episode.instruction
@@ -188,7 +198,10 @@ def _columns(episode: Episode, labels: EpisodeLabels, about: Provenance, first: 
             raise DatasetError(f"episode {episode.name!r} has {rows} rows, its labels {values.shape} and {valid.shape}")
         if not np.isfinite(values[valid]).all():
             raise NonFiniteError(f"{name} of episode {episode.name!r} is not finite in a valid row: mark it invalid")
-        columns[name] = [float(v) if ok else None for v, ok in zip(values, valid, strict=True)]
+        if filler == "empty":
+            columns[name] = [float(v) if ok else None for v, ok in zip(values, valid, strict=True)]
+        else:
+            columns[name] = fill(values, valid, filler)
     return columns | {
         "valid": valid,
         "reason": [labels.reasons.get(i) for i in range(rows)],
@@ -200,18 +213,20 @@ def _columns(episode: Episode, labels: EpisodeLabels, about: Provenance, first: 
     }
 
 
-def _read_mark(path: Path) -> None:
-    """Refuse a file that isn't ours.
+def _read_mark(path: Path) -> dict[str, Any]:
+    """Return what a file of ours tells of its labels.
 
     Raises:
-        DatasetError: It isn't, or is damaged.
+        DatasetError: It isn't ours, or is damaged.
     """
     pa, parquet = require_package("pyarrow", "data"), require_package("pyarrow.parquet", "data")
     try:
-        known = not path.is_symlink() and MARK in (parquet.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError) as e:
+        told = None if path.is_symlink() else (parquet.read_schema(path).metadata or {}).get(MARK)
+        found = None if told is None else json.loads(told)
+    except (pa.ArrowException, OSError, ValueError) as e:
         raise DatasetError(
             f"{path.name} is no file of labels ({one_line(e)}): move it away or give another name"
         ) from e
-    if not known:
+    if not isinstance(found, dict):
         raise DatasetError(f"{path.name} was not written by vlmreward: move it away or give another name")
+    return found

@@ -16,17 +16,19 @@ import numpy.typing as npt
 
 from vlmreward.atomic import check_writable
 from vlmreward.data.dataset import Episode
+from vlmreward.data.filler import AUTO, choose_filler, fill
 from vlmreward.data.hdf5 import find, hdf5_errors, open_hdf5, read_attribute
 from vlmreward.data.hdf5_dataset import PICTURES, Hdf5Dataset, changed_ns
 from vlmreward.data.hdf5_rewrite import rewriting
 from vlmreward.data.label_names import RECORDED, name_labels
-from vlmreward.data.labels import FILLERS, Change, EpisodeLabels, Labels, Provenance, fill_invalid
-from vlmreward.errors import ConfigError, DatasetError, NonFiniteError
+from vlmreward.data.labels import Change, EpisodeLabels, Labels, Provenance, is_of_run
+from vlmreward.errors import DatasetError, NonFiniteError
 from vlmreward.optional import require_package
 
 MARK = "vlmreward"
 """Attribute of every dataset that we wrote: where it comes from, as JSON."""
 
+FILLERS = ("hold", "decrease")
 _ROW_BYTES = 13  # reward, success and progress float32, valid bool
 _EPISODE_BYTES = 8192  # headers and attributes
 _SECOND_NS = 1_000_000_000
@@ -37,8 +39,8 @@ class Hdf5LabelWriter:
     """Writes labels into the file of a dataset; see :class:`~vlmreward.data.labels.LabelWriter`.
 
     Each episode gets ``rewards_<name>`` float32 and ``rewards_<name>_valid`` bool, and ``success_<name>`` and
-    ``progress_<name>`` float32 where the labels have them. An invalid row holds the last valid value, 0 before the
-    first. The attribute ``vlmreward`` of each holds the provenance; the labels are no part of the fingerprint.
+    ``progress_<name>`` float32 where the labels have them. The attribute ``vlmreward`` of each holds the provenance;
+    the labels are no part of the fingerprint.
 
     With the name ``rewards`` and ``overwrite`` the labels take the place of the recorded rewards, which stay as
     ``rewards_recorded``.
@@ -49,25 +51,31 @@ class Hdf5LabelWriter:
     Args:
         dataset: The dataset, open.
         name: ``"vlm"``, ``"reward_vlm"`` and ``"rewards_vlm"`` mean the same.
-        filler: Only ``"hold"``: a dataset of an episode can't leave rows out.
+        filler: What stands in an invalid row, ``"hold"`` (``"auto"``) or ``"decrease"``.
         overwrite: Whether labels of the same name may be replaced.
 
     Raises:
         ConfigError: The name or the filler can't be.
-        DatasetError: The name is taken.
+        DatasetError: Something that isn't ours has the name.
         StorageError: The folder of the file can't be written.
     """
 
-    def __init__(self, dataset: Hdf5Dataset, name: str, filler: str = "hold", overwrite: bool = False) -> None:
-        if filler not in FILLERS:
-            raise ConfigError(f"filler must be one of {', '.join(FILLERS)}, got {filler!r}")
-        if filler != "hold":
-            raise ConfigError(f"filler {filler!r} is not for {dataset.format}, which tells valid rows apart: use hold")
+    def __init__(self, dataset: Hdf5Dataset, name: str, filler: str = AUTO, overwrite: bool = False) -> None:
+        self._filler = choose_filler(filler, FILLERS, f"a {dataset.format} file")
         self._names = name_labels(name)
         self._dataset, self._overwrite = dataset, overwrite
         check_writable(dataset.path)
         with open_hdf5(dataset.path) as file:
             self._check_names(file)
+
+    def is_written(self, run: str) -> bool:
+        """Return whether all labels of a run stand there; see :class:`~vlmreward.data.labels.LabelWriter`."""
+        what = f"{self._names.reward} of {self._dataset.path.name}"
+        with open_hdf5(self._dataset.path) as file:
+            nodes = [find(group, self._names.reward) for group in self._groups(file)]
+            told = [_read_mark(node) if self._is_ours(node) else None for node in nodes]
+        ours = [is_of_run(mark, run, self._filler, self._overwrite, what) for mark in told if mark is not None]
+        return len(ours) == len(told) and all(ours)
 
     def plan(self) -> Sequence[Change]:
         """Return what ``write`` would do; changes nothing."""
@@ -88,6 +96,8 @@ class Hdf5LabelWriter:
             StorageError: There is no room for a copy of the file.
         """
         path = self._dataset.path
+        if self.is_written(labels.provenance.run):
+            return
         (change,) = self.plan()
         with rewriting(path, change.size - path.stat().st_size) as copy:
             with _open_for_change(copy) as file:
@@ -133,16 +143,15 @@ class Hdf5LabelWriter:
                 if node is None:
                     continue
                 if self._is_ours(node):
-                    if not self._overwrite:
-                        raise DatasetError(f"{path.name} has {name} already: give overwrite=true or another name")
-                elif not (names.in_place and name == names.reward):
+                    continue
+                if not (names.in_place and name == names.reward):
                     raise DatasetError(f"{path.name} has {name}, which vlmreward did not write: give another name")
-                elif not self._overwrite:
+                if not self._overwrite:
                     raise DatasetError(
                         f"{name} of {path.name} are the recorded ones: give another name, or overwrite=true to "
                         f"keep them as {RECORDED}"
                     )
-                elif find(group, RECORDED) is not None:
+                if find(group, RECORDED) is not None:
                     raise DatasetError(f"{path.name} has {RECORDED} beside recorded rewards: give another name")
 
     def _write_episode(self, file: Any, episode: Episode, labels: EpisodeLabels, provenance: Provenance) -> None:
@@ -163,14 +172,14 @@ class Hdf5LabelWriter:
                 )
             if not np.isfinite(column[valid]).all():
                 raise NonFiniteError(f"{name} of {episode.name} is not finite in a valid row: mark the row invalid")
-            columns[name] = fill_invalid(column, valid)
+            columns[name] = fill(column, valid, self._filler)
         columns[self._names.valid] = valid
         group = self._dataset.group(file, episode)
         self._remove(group, for_new=True)
         why = Counter(labels.reasons.values()).most_common(_MAX_REASONS)
         counts = {"rows": episode.rows, "invalid": int((~valid).sum()), "reasons": dict(why)}
         for name, column in columns.items():
-            about = {"labels": self._names.reward, **asdict(provenance)}
+            about = {"labels": self._names.reward, **asdict(provenance), "filler": self._filler}
             with hdf5_errors(f"{group.name}/{name}"):
                 node = group.create_dataset(name, data=column)
                 node.attrs[MARK] = json.dumps(about if name != self._names.valid else about | counts)
@@ -199,6 +208,15 @@ class Hdf5LabelWriter:
 
     def _groups(self, file: Any) -> list[Any]:
         return [self._dataset.group(file, episode) for episode in self._dataset.episodes]
+
+
+def _read_mark(node: Any) -> dict[str, Any]:
+    """Return what a dataset of ours tells of its labels; empty where that is damaged."""
+    try:
+        found = json.loads(read_attribute(node, MARK))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _open_for_change(copy: Path) -> Any:

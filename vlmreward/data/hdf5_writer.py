@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import shutil
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from vlmreward.atomic import open_temporary, storage_errors
-from vlmreward.data.dataset import Frame
-from vlmreward.data.recording import Shapes
+import numpy as np
+
+from vlmreward.atomic import commit, open_temporary, storage_errors
+from vlmreward.data.dataset import Frame, Recording
+from vlmreward.data.recording import Shapes, check_pictures, check_recording
 from vlmreward.errors import ConfigError, DatasetError
 from vlmreward.optional import require_package
+from vlmreward.types import FloatArray
 
 
-class Hdf5Writer:
+class Hdf5Writer(ABC):
     """A new file under a temporary name beside the one it will have.
 
     What is written is removed when the object goes without having been finished; a kill leaves the temporary file.
@@ -32,22 +36,78 @@ class Hdf5Writer:
         StorageError: The folder can't be written.
     """
 
+    _reward_dtype: ClassVar[type[np.floating]]
+
     def __init__(self, root: Path, path: Path, fps: float) -> None:
         h5py = require_package("h5py", "data")
         if not 0 < fps <= 1e6:
             raise ConfigError(f"fps must be a number above 0, got {fps!r}")
         check_empty(root)
-        self._path = path.absolute()
+        self._root, self._path = root.absolute(), path.absolute()
         # beside the root, not in it: there is no folder of the dataset's name before the dataset is whole
-        place = root.absolute()
-        beside = self._path if root == path else place.with_name(place.name + self._path.suffix)
+        beside = self._path if root == path else self._root.with_name(self._root.name + self._path.suffix)
         self._temporary = open_temporary(beside)
         self._cleanup = weakref.finalize(self, remove_quietly, self._temporary)
         with storage_errors(self._temporary):
             self._file = h5py.File(self._temporary, "w", locking=False)
         self._shapes: Shapes | None = None
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._count = 0
+        self._count = self._rows = 0
+
+    def add(self, recording: Recording) -> None:
+        """Write one episode; see :class:`~vlmreward.data.dataset.EpisodeWriter`.
+
+        Raises:
+            ConfigError: Its shapes differ from those of the first one, or it has no rows.
+            StorageError: The disk is full.
+        """
+        self._check_open()
+        shapes, seen, action = check_recording(recording, self._shapes)
+        with storage_errors(self._path), self._whole(*self._place()) as group:
+            group.attrs["has_rewards"] = recording.reward is not None
+            if recording.success is not None:
+                group.attrs["success"] = bool(recording.success)
+            group["actions"] = action
+            reward = np.zeros(len(action)) if recording.reward is None else recording.reward
+            group["rewards"] = np.asarray(reward, dtype=self._reward_dtype)
+            self._write(group, recording, seen)
+            for camera in recording.frames:
+                pictures = check_pictures(recording, camera, self._sizes.get(camera))
+                self._sizes[camera] = write_pictures(group, pictures, self._picture_places(camera, len(action)))
+        self._shapes = shapes
+        self._count += 1
+        self._rows += len(action)
+
+    def finish(self) -> None:
+        """Write what makes it a whole dataset; see :class:`~vlmreward.data.dataset.EpisodeWriter`.
+
+        Raises:
+            ConfigError: No episode was added.
+        """
+        self._check_open()
+        if not self._count:
+            raise ConfigError(f"{self._root.name} would hold no episode: add one before finishing")
+        with storage_errors(self._path):
+            self._complete()
+            self._file.close()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        commit(self._temporary, self._path)
+        self._cleanup.detach()
+
+    @abstractmethod
+    def _place(self) -> tuple[Any, str]:
+        """Return the group that episodes stand in, and the name of the next one."""
+
+    @abstractmethod
+    def _write(self, group: Any, recording: Recording, seen: FloatArray) -> None:
+        """Write what a format has of its own; ``seen`` are the observations, float32, shape (T + 1, D)."""
+
+    @abstractmethod
+    def _picture_places(self, camera: str, rows: int) -> Sequence[tuple[str, int, int]]:
+        """Return where the pictures of a camera go; see :func:`write_pictures`."""
+
+    def _complete(self) -> None:  # noqa: B027 (most formats have nothing to add)
+        """Write what needs all episodes."""
 
     @contextlib.contextmanager
     def _whole(self, parent: Any, name: str) -> Iterator[Any]:
@@ -62,9 +122,6 @@ class Hdf5Writer:
     def _check_open(self) -> None:
         if not self._file:
             raise ConfigError(f"{self._path.name} was finished: write a new dataset")
-
-    def _close(self) -> None:
-        self._file.close()
 
 
 def check_empty(root: Path) -> None:

@@ -7,13 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from vlmreward.errors import DatasetError
 from vlmreward.types import BoolArray, FloatArray
-
-FILLERS = ("hold", "drop", "decrease")
-"""What stands for an invalid row in a file that can't say so: the last valid value, no row, or a value below it."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +87,34 @@ class Change:
 class LabelWriter(Protocol):
     """Writes labels where the training code of an ecosystem looks for them; one for each format.
 
-    Constructed as ``Writer(dataset, name, filler="hold", overwrite=False)``, ``name`` being that of the column, e.g.
-    ``"reward_vlm"``. Constructing refuses a name that is reserved or exists (unless ``overwrite``), and a dataset that
-    can't be written.
+    Constructed as ``Writer(dataset, name, filler="auto", overwrite=False)``, ``name`` being that of the column, e.g.
+    ``"reward_vlm"``. Constructing refuses a name that is reserved or of something that isn't ours, a filler that the
+    format can't follow, and a dataset that can't be written.
     """
+
+    def is_written(self, run: str) -> bool:
+        """Return whether all labels of a run stand there already, with this filler.
+
+        Args:
+            run: Of :class:`Provenance`.
+
+        Raises:
+            DatasetError: Other labels have the name, and there is no ``overwrite``.
+        """
+        ...
 
     def plan(self) -> Sequence[Change]:
         """Return what ``write`` would do; changes nothing."""
         ...
 
     def write(self, labels: Labels) -> None:
-        """Write the labels, atomically: after a crash the next call finishes or rolls back; nothing is lost."""
+        """Write the labels, atomically: after a crash the next call finishes or rolls back; nothing is lost.
+
+        What :meth:`is_written` is left as it is.
+
+        Raises:
+            DatasetError: As in :meth:`is_written`, or labels and rows don't fit.
+        """
         ...
 
     def undo(self) -> Sequence[Change]:
@@ -114,12 +126,23 @@ class LabelWriter(Protocol):
         ...
 
 
-def fill_invalid(values: npt.NDArray[np.float32], valid: BoolArray) -> npt.NDArray[np.float32]:
-    """Return values with the last valid one held where they are invalid; 0 before the first valid one.
+def is_of_run(written: Mapping[str, Any], run: str, filler: str, overwrite: bool, what: str) -> bool:
+    """Return whether labels that are there are those that a run would write.
 
     Args:
-        values: float32, shape (T,).
-        valid: bool, shape (T,).
+        written: What is told of them.
+        run: The run.
+        filler: What should stand in invalid rows.
+        overwrite: Whether others may be replaced.
+        what: The labels that are there, in words.
+
+    Raises:
+        DatasetError: They are others, and aren't to be replaced.
     """
-    last = np.maximum.accumulate(np.where(valid, np.arange(len(values)), -1))
-    return np.where(last >= 0, values[np.maximum(last, 0)], 0.0).astype(np.float32)
+    same = written.get("run") == run and written.get("filler") == filler
+    if not same and not overwrite:
+        raise DatasetError(
+            f"{what} is there already, from run {written.get('run')} with filler={written.get('filler')}: give "
+            "overwrite=true or another name, or undo it first"
+        )
+    return same

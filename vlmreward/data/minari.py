@@ -147,14 +147,15 @@ class MinariDataset(Hdf5Dataset):
                 raise DatasetError("it is no group: left out")
             rows = self._rows(group)
             if rows < 1:
-                raise DatasetError("it has no rows: left out")
+                self._found.append(Problem(name, "it has no rows: left out"))
+                return None
             seen = find(group, "observations")
             if hasattr(seen, "dtype"):
                 found = [PICTURES_ONLY] if picture_shape(seen) else []
             else:
                 found = [] if seen is None else [n for n, node in leaves(seen) if picture_shape(node)]
         except DatasetError as e:
-            self._found.append(Problem(name, str(e)))
+            self._found.append(Problem(name, str(e), left_out=True))
             return None
         cameras.update(dict.fromkeys(found))
         return Episode(

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from vlmreward.atomic import commit, storage_errors, write_bytes
+from vlmreward.atomic import write_bytes
 from vlmreward.data.dataset import Recording
-from vlmreward.data.hdf5_writer import Hdf5Writer, write_pictures
-from vlmreward.data.recording import check_pictures, check_recording
+from vlmreward.data.hdf5_writer import Hdf5Writer
 from vlmreward.errors import ConfigError
+from vlmreward.types import FloatArray
 
 FILE = "main_data.hdf5"
 METADATA = "metadata.json"
@@ -35,70 +35,48 @@ class MinariWriter(Hdf5Writer):
         robot: Robot, kept in the metadata.
     """
 
+    _reward_dtype = np.float64
+
     def __init__(self, root: Path, *, fps: float, env_id: str = "", robot: str = "") -> None:
         root = Path(root).expanduser()
         super().__init__(root, root / "data" / FILE, fps)
         self._about: dict[str, Any] = {"fps": fps, "env_id": env_id, "robot": robot}
-        self._name = root.absolute().name
-        self._rows = 0
 
     def add(self, recording: Recording) -> None:
-        """Write one episode; see :class:`~vlmreward.data.dataset.EpisodeWriter`.
-
-        Raises:
-            ConfigError: Its shapes differ from those of the first one, or it has no rows.
-            StorageError: The disk is full.
-        """
-        self._check_open()
-        shapes, seen, action = check_recording(recording, self._shapes)
+        """Write one episode; see the base class. A camera can't be called ``state``."""
         if "state" in recording.frames:
             raise ConfigError("a camera can't be called 'state' in a Minari dataset: give it another name")
-        rows = len(action)
-        with storage_errors(self._path), self._whole(self._file, f"episode_{self._count}") as group:
-            group.attrs["id"], group.attrs["total_steps"] = self._count, rows
-            group.attrs["instruction"] = recording.instruction
-            group.attrs["vlmreward_infos"] = json.dumps(dict(recording.infos), ensure_ascii=False)
-            group.attrs["has_rewards"] = recording.reward is not None
-            if recording.success is not None:
-                group.attrs["success"] = bool(recording.success)
-            ends = np.zeros((2, rows), dtype=np.bool_)
-            ends[:, -1] = recording.terminated, recording.truncated
-            group["actions"] = action
-            reward = np.zeros(rows) if recording.reward is None else recording.reward
-            group["rewards"] = np.asarray(reward, dtype=np.float64)
-            group["terminations"], group["truncations"] = ends
-            group.create_group("infos")
-            observations = group.create_group("observations")
-            if seen.shape[1]:
-                observations["state"] = seen
-            for camera in recording.frames:
-                pictures = check_pictures(recording, camera, self._sizes.get(camera))
-                self._sizes[camera] = write_pictures(observations, pictures, [(camera, 0, rows + 1)])
-        self._shapes = shapes
-        self._count += 1
-        self._rows += rows
+        super().add(recording)
 
     def finish(self) -> None:
-        """Write what makes it a whole dataset; see :class:`~vlmreward.data.dataset.EpisodeWriter`.
-
-        Raises:
-            ConfigError: No episode was added.
-        """
-        self._check_open()
-        if not self._count:
-            raise ConfigError(f"{self._name} would hold no episode: add one before finishing")
-        with storage_errors(self._path):
-            self._close()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        commit(self._temporary, self._path)
-        self._cleanup.detach()
+        """Write what makes it a whole dataset; see the base class."""
+        super().finish()
         write_bytes(self._path.with_name(METADATA), json.dumps(self._metadata(), ensure_ascii=False).encode())
+
+    def _place(self) -> tuple[Any, str]:
+        return self._file, f"episode_{self._count}"
+
+    def _write(self, group: Any, recording: Recording, seen: FloatArray) -> None:
+        rows = len(seen) - 1
+        group.attrs["id"], group.attrs["total_steps"] = self._count, rows
+        group.attrs["instruction"] = recording.instruction
+        group.attrs["vlmreward_infos"] = json.dumps(dict(recording.infos), ensure_ascii=False)
+        ends = np.zeros((2, rows), dtype=np.bool_)
+        ends[:, -1] = recording.terminated, recording.truncated
+        group["terminations"], group["truncations"] = ends
+        group.create_group("infos")
+        observations = group.create_group("observations")
+        if seen.shape[1]:
+            observations["state"] = seen
+
+    def _picture_places(self, camera: str, rows: int) -> list[tuple[str, int, int]]:
+        return [(f"observations/{camera}", 0, rows + 1)]
 
     def _metadata(self) -> dict[str, Any]:
         assert self._shapes is not None
         spaces = {"state": _box([self._shapes.observation], "float32")} if self._shapes.observation else {}
         spaces |= {camera: _picture_box(*size) for camera, size in self._sizes.items()}
-        name = re.sub(r"[^\w-]+", "-", self._name, flags=re.ASCII).strip("-") or "dataset"
+        name = re.sub(r"[^\w-]+", "-", self._root.name, flags=re.ASCII).strip("-") or "dataset"
         return {
             "total_episodes": self._count,
             "total_steps": self._rows,

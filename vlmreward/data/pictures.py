@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-import math
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -19,14 +20,24 @@ STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n")
 
 def decode_picture(encoded: bytes) -> Frame | Undecodable:
     """Decode one picture; palettes, grey and transparency become RGB."""
-    from PIL import Image
-
     if not encoded.startswith(STARTS):
         return Undecodable(f"{len(encoded)} bytes that are no JPEG or PNG picture")
+    return read_picture(io.BytesIO(encoded), ("JPEG", "PNG"))
+
+
+def read_picture(source: Path | BinaryIO, formats: tuple[str, ...]) -> Frame | Undecodable:
+    """Decode the picture in a file; palettes, grey and transparency become RGB.
+
+    Args:
+        source: The file.
+        formats: Pillow's names of those that it may have.
+    """
+    from PIL import Image
+
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as picture:
-            if math.prod(picture.size) > MAX_PIXELS:
-                return Undecodable(f"a picture of {picture.size[0]}x{picture.size[1]} pixels, more than {MAX_PIXELS}")
+        with Image.open(source, formats=formats) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                return Undecodable(f"a picture of {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}")
             return np.array(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
         return Undecodable(f"damaged picture: {one_line(e)}")

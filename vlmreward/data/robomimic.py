@@ -152,10 +152,11 @@ class RobomimicDataset(Hdf5Dataset):
                 raise DatasetError("it has no actions: left out")
             rows = length_of(actions)
             if rows < 1:
-                raise DatasetError("it has no rows: left out")
+                self._found.append(Problem(name, "it has no rows: left out"))
+                return None
             seen, after = self._cameras_of(group, "obs"), self._cameras_of(group, "next_obs")
         except DatasetError as e:
-            self._found.append(Problem(name, str(e)))
+            self._found.append(Problem(name, str(e), left_out=True))
             return None
         cameras.update(dict.fromkeys(seen))
         return Episode(

@@ -3,12 +3,16 @@
 An actor gets whole shards and does with them what :class:`vlmreward.labelling.local_engine.LocalEngine` does. A shard
 is a pure function of the dataset, so one that is done again, after an actor or a machine was lost, gives the same bits
 where machines of one kind do it. Actors never see labels, goals or the store; these are the driver's.
+
+Ray Data starts a lost actor again without end. A shard that kills whoever decodes it would so be begun for ever: an
+actor of its own counts how often each one was.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +21,15 @@ import numpy as np
 
 from vlmreward import errors
 from vlmreward.encoders.frame_hash import Keys
-from vlmreward.errors import ConfigError, VlmRewardError
+from vlmreward.errors import ConfigError, VlmRewardError, WorkerError
 from vlmreward.labelling.labelling import Advance
 from vlmreward.labelling.local_engine import LocalEngine
 from vlmreward.labelling.plan import Plan, Shard, make_plan
 from vlmreward.labelling.shard_frames import ShardFrames
 from vlmreward.optional import require_package
+
+MAX_DEATHS = 20
+"""Workers that may die over one shard; over a whole run as many may as will."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class ActorSettings:
         device: Of the encoder.
         batch_size: Largest number of frames of a batch.
         threads: Torch's, in each actor.
+        deaths: Workers that may die over one shard.
     """
 
     dataset: str
@@ -46,6 +54,19 @@ class ActorSettings:
     device: str
     batch_size: int
     threads: int
+    deaths: int = MAX_DEATHS
+
+
+class CountBegun:
+    """An actor: how often each shard was begun. Should it die itself, it counts anew."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, shard: int) -> int:
+        """Return how often a shard was begun before."""
+        self._begun[shard] += 1
+        return self._begun[shard] - 1
 
 
 class EncodeShards:
@@ -53,10 +74,11 @@ class EncodeShards:
 
     Args:
         settings: Of the job.
+        begun: Handle of a :class:`CountBegun`.
     """
 
-    def __init__(self, settings: ActorSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: ActorSettings, begun: Any) -> None:
+        self._settings, self._begun = settings, begun
         self._parts: tuple[LocalEngine, Plan] | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -66,6 +88,7 @@ class EncodeShards:
         """
         number = int(batch["shard"][0])
         try:
+            self._check_deaths(number)
             engine, plan = self._build()
             frames = next(iter(engine.run([plan.shards[number]], lambda count: None)))
         except VlmRewardError as e:
@@ -74,6 +97,15 @@ class EncodeShards:
         reasons = json.dumps({str(row): why for row, why in sorted(frames.reasons.items())})
         arrays = {"keys": [frames.keys.tobytes()], "embeddings": [frames.embeddings.tobytes()]}
         return {"shard": [number], **arrays, "reasons": [reasons], "error": [""]}
+
+    def _check_deaths(self, shard: int) -> None:
+        """Refuse a shard that has cost too many workers; what builds dataset and encoder counts, too."""
+        deaths = require_package("ray", "ray").get(self._begun.begin.remote(shard))
+        if deaths >= self._settings.deaths:
+            raise WorkerError(
+                f"{deaths} workers died over shard {shard}: if memory ran out, give fewer ray.actors, "
+                "more ray.num_cpus or a smaller encode_batch; else engine=local shows where it breaks"
+            )
 
     def _build(self) -> tuple[LocalEngine, Plan]:
         if self._parts is None:
@@ -105,7 +137,7 @@ class EncodeShards:
 class RayEngine:
     """Encodes shards in Ray actors, and gives them back in order.
 
-    A worker or machine that is lost costs the shards it had in hand; Ray starts another.
+    A worker or machine that is lost costs the shards it had in hand; Ray starts another, however often that happens.
 
     Args:
         settings: Of the actors.
@@ -138,6 +170,7 @@ class RayEngine:
 
         Raises:
             VlmRewardError: What a reader or the encoder raised in an actor.
+            WorkerError: Too many workers died over one shard.
         """
         if not shards:
             return
@@ -145,11 +178,12 @@ class RayEngine:
         context = self._data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False  # there is one already
+        begun = self._ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CountBegun).remote()
         rows = self._data.from_items(
             [{"shard": shard.number} for shard in shards], override_num_blocks=len(shards)
         ).map_batches(
             EncodeShards,
-            fn_constructor_args=(self._settings,),
+            fn_constructor_args=(self._settings, begun),
             batch_size=1,
             compute=self._data.ActorPoolStrategy(size=self._actors, max_tasks_in_flight_per_actor=2),
             **self._resources,

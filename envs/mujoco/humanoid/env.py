@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 import numpy as np
 
-from vlmreward.envs.mujoco.gl import ensure_gl, import_mujoco
+from vlmreward.envs.mujoco.env import MujocoEnv
+from vlmreward.envs.mujoco.gl import import_mujoco
 from vlmreward.envs.mujoco.humanoid.facts import compute_facts, describe
 from vlmreward.envs.mujoco.humanoid.model import CTRL_LIMIT, JOINTS, MOTORS, ROOT, Control
 from vlmreward.envs.mujoco.humanoid.poses import interpolate, put_on_ground, sample_pose, start_pose
@@ -16,7 +17,7 @@ from vlmreward.envs.mujoco.humanoid.states import sample_between, sample_random_
 from vlmreward.envs.mujoco.humanoid.tasks import HOLD_SECONDS, TASKS, facts_distance, holds
 from vlmreward.envs.mujoco.renderer import Camera
 from vlmreward.envs.task import HoldCounter, Task, find_task
-from vlmreward.errors import ConfigError, NonFiniteError, RenderingError
+from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 from vlmreward.types import Axis, Frames, Sweep
 
@@ -32,7 +33,7 @@ _CLEARANCES = (
 )  # fmt: skip
 
 
-class HumanoidEnv(gym.Env):
+class HumanoidEnv(MujocoEnv):
     """A three-dimensional two-legged robot, told in words which pose to take and hold.
 
     ## Description
@@ -139,15 +140,11 @@ class HumanoidEnv(gym.Env):
         camera_distance: float = VLMRM_CAMERA.distance,
         camera_height: float = VLMRM_CAMERA.lookat[2],
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ConfigError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+        super().__init__(render_mode)
         if start not in _STARTS:
             raise ConfigError(f"unknown start {start!r}: {suggest(str(start), _STARTS)}")
         self.task = find_task(TASKS, task)
         camera = Camera(camera_distance, (0.0, 0.0, camera_height), VLMRM_CAMERA.azimuth, VLMRM_CAMERA.elevation)
-        if render_mode is not None:
-            ensure_gl()  # a machine without OpenGL is told now, not after an hour
-        self.render_mode = render_mode
         self.scene = HumanoidScene(width, height, quality, control, Appearance(camera=camera))
         self.model = self.scene.model
         self.data = mujoco.MjData(self.model)
@@ -192,11 +189,7 @@ class HumanoidEnv(gym.Env):
             ConfigError: The action has another shape.
             NonFiniteError: The action is not finite.
         """
-        action = np.asarray(action, np.float64)
-        if action.shape != self.action_space.shape:
-            raise ConfigError(f"action must have shape {self.action_space.shape}, got {action.shape}")
-        if not np.isfinite(action).all():
-            raise NonFiniteError(f"action must be finite, got {action}")
+        action = self._read_action(action)
         self.data.ctrl[:] = self._ctrl_middle + self._ctrl_half * np.clip(action, -1.0, 1.0)
         mujoco.mj_step(self.model, self.data, FRAME_SKIP)
         mujoco.mj_kinematics(self.model, self.data)  # mj_step leaves the places of the parts one physics step behind
@@ -212,8 +205,7 @@ class HumanoidEnv(gym.Env):
         Raises:
             RenderingError: The environment was made with ``render_mode=None``, or no picture can be made.
         """
-        if self.render_mode is None:
-            raise RenderingError("this environment was made without pictures: make it with render_mode='rgb_array'")
+        self._check_has_pictures()
         return self.scene.render(self.data)
 
     @property

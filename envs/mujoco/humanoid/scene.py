@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vlmreward.envs.mujoco.gl import import_mujoco
 from vlmreward.envs.mujoco.humanoid.model import FLOOR, GROUND, SKY, STONE, Control, load_model
-from vlmreward.envs.mujoco.renderer import Camera, Renderer, get_quality
-from vlmreward.envs.size import check_size
+from vlmreward.envs.mujoco.renderer import Camera
+from vlmreward.envs.mujoco.scene import Scene, place_parts
 from vlmreward.errors import ConfigError
 from vlmreward.types import Frames
 
@@ -95,7 +93,7 @@ def random_appearance(rng: np.random.Generator) -> Appearance:
     )
 
 
-class HumanoidScene:
+class HumanoidScene(Scene):
     """The model, a state to draw, and a renderer made when the first picture is asked for.
 
     Args:
@@ -126,11 +124,7 @@ class HumanoidScene:
         control: Control = "torque",
         appearance: Appearance | None = None,
     ) -> None:
-        check_size(width, height)
-        self.width, self.height, self.quality = width, height, get_quality(quality)
-        self.model = copy.copy(load_model(control))  # a copy of the C struct: looks are per scene
-        self.data = mujoco.MjData(self.model)
-        self._renderer: Renderer | None = None
+        super().__init__(load_model(control), width, height, quality)
         self._default = appearance or Appearance()
         self.appearance = self._default
         self.apply(self._default)
@@ -174,9 +168,7 @@ class HumanoidScene:
         Raises:
             RenderingError: No GL back end works, or the picture is one constant colour.
         """
-        if self._renderer is None:
-            self._renderer = Renderer(self.model, self.width, self.height, self.quality)
-        return self._renderer.render(self.data if data is None else data, self.appearance.camera)
+        return self._draw(self.data if data is None else data, self.appearance.camera)
 
     def render_pose(self, qpos: npt.ArrayLike) -> Frames:
         """Draw a pose.
@@ -188,24 +180,8 @@ class HumanoidScene:
             uint8, shape (height, width, 3).
         """
         self.data.qpos[:] = qpos
-        mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_comPos(self.model, self.data)
-        mujoco.mj_camlight(self.model, self.data)
+        place_parts(self.model, self.data)
         return self.render()
-
-    def close(self) -> None:
-        """Free the renderer; a later picture makes a new one."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-
-    def __enter__(self) -> Self:
-        """Return the scene."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        """Free the renderer."""
-        self.close()
 
 
 def _colour(rgb: npt.ArrayLike) -> Colour:

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 import numpy as np
 
-from vlmreward.envs.mujoco.gl import ensure_gl, import_mujoco
+from vlmreward.envs.mujoco.env import MujocoEnv
+from vlmreward.envs.mujoco.gl import import_mujoco
+from vlmreward.envs.mujoco.scene import place_parts
 from vlmreward.envs.mujoco.tabletop.constants import (
     CUBE_SIZE,
     CUBES,
@@ -31,7 +33,7 @@ from vlmreward.envs.mujoco.tabletop.state import State, check_state, empty_state
 from vlmreward.envs.mujoco.tabletop.states import sample_states, state_at, way
 from vlmreward.envs.mujoco.tabletop.tasks import GOALS, HOLD_SECONDS, TASKS, instructions
 from vlmreward.envs.task import HoldCounter, Task, find_task
-from vlmreward.errors import ConfigError, NonFiniteError, RenderingError
+from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 from vlmreward.types import Axis, Frames, Sweep
 
@@ -47,7 +49,7 @@ _LOW, _HIGH = (np.array([limits[i] for limits in WORKSPACE]) for i in (0, 1))
 _OBSERVE = ("state", "proprio")
 
 
-class TabletopEnv(gym.Env):
+class TabletopEnv(MujocoEnv):
     """A gripper above a table, told in words what to do.
 
     ## Description
@@ -162,16 +164,13 @@ class TabletopEnv(gym.Env):
         split: str = "seen",
         instruction: Literal["goal", "paraphrase"] = "goal",
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ConfigError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+        super().__init__(render_mode)
         choices = (("observe", observe, _OBSERVE), ("split", split, SPLITS))
         for name, value, known in (*choices, ("instruction", instruction, ("goal", "paraphrase"))):
             if value not in known:
                 raise ConfigError(f"unknown {name} {value!r}: {suggest(str(value), known)}")
         self.task = find_task(TASKS, task)
-        if render_mode is not None:
-            ensure_gl()  # a machine without OpenGL is told now, not after an hour
-        self.render_mode, self.split = render_mode, split
+        self.split = split
         self.goal = GOALS[self.task.name] if self.task else None
         self.scene = TabletopScene(width, height, quality, camera)
         self.model = self.scene.model
@@ -215,11 +214,7 @@ class TabletopEnv(gym.Env):
             ConfigError: The action has another shape.
             NonFiniteError: The action is not finite.
         """
-        action = np.asarray(action, np.float64)
-        if action.shape != self.action_space.shape:
-            raise ConfigError(f"action must have shape {self.action_space.shape}, got {action.shape}")
-        if not np.isfinite(action).all():
-            raise NonFiniteError(f"action must be finite, got {action}")
+        action = self._read_action(action)
         data = self.data
         here = data.qpos[GRIPPER]
         goal = data.ctrl[:3] + MAX_DELTA * np.clip(action[:3], -1.0, 1.0)
@@ -239,12 +234,9 @@ class TabletopEnv(gym.Env):
         Raises:
             RenderingError: The environment was made with ``render_mode=None``, or no picture can be made.
         """
-        if self.render_mode is None:
-            raise RenderingError("this environment was made without pictures: make it with render_mode='rgb_array'")
+        self._check_has_pictures()
         if not self._drawn:  # mj_step leaves the places of the parts one physics step behind
-            mujoco.mj_kinematics(self.model, self.data)
-            mujoco.mj_comPos(self.model, self.data)
-            mujoco.mj_camlight(self.model, self.data)
+            place_parts(self.model, self.data)
             self._drawn = True
         return self.scene.render(self.data)
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vlmreward.envs.mujoco.gl import import_mujoco
-from vlmreward.envs.mujoco.renderer import Camera, Renderer, get_quality
+from vlmreward.envs.mujoco.renderer import Camera
+from vlmreward.envs.mujoco.scene import Scene, place_parts
 from vlmreward.envs.mujoco.tabletop.constants import CUBES, GRIPPER, TARGETS, WRIST_Z
 from vlmreward.envs.mujoco.tabletop.model import ARM_BASE, ARM_LENGTHS, load_model
 from vlmreward.envs.mujoco.tabletop.state import write_state
-from vlmreward.envs.size import check_size
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
 from vlmreward.types import Frames
@@ -107,7 +105,7 @@ DEFAULT_LOOK = Look()
 _HANDLE: Colour = (0.85, 0.85, 0.86)
 
 
-class TabletopScene:
+class TabletopScene(Scene):
     """The model, a state to draw, and a renderer made when the first picture is asked for.
 
     Args:
@@ -128,13 +126,10 @@ class TabletopScene:
     """
 
     def __init__(self, width: int = 96, height: int = 96, quality: str = "fast", camera: str = "front") -> None:
-        check_size(width, height)
+        super().__init__(load_model(), width, height, quality)
         if camera not in CAMERAS:
             raise ConfigError(f"unknown camera {camera!r}: {suggest(str(camera), CAMERAS)}")
-        self.width, self.height, self.quality, self.camera = width, height, get_quality(quality), camera
-        self.model = copy.copy(load_model())  # a copy of the C struct: looks are per scene
-        self.data = mujoco.MjData(self.model)
-        self._renderer: Renderer | None = None
+        self.camera = camera
         self._links = tuple((self.model.body(n).mocapid[0], self.model.geom(n).id) for n in ("upper_arm", "forearm"))
         self.look = DEFAULT_LOOK
         self.apply(DEFAULT_LOOK)
@@ -173,19 +168,15 @@ class TabletopScene:
         Raises:
             RenderingError: No GL back end works, or the picture is one constant colour.
         """
-        if self._renderer is None:
-            self._renderer = Renderer(self.model, self.width, self.height, self.quality)
         shown: Any = self.data if data is None else data
         x, y, z = shown.qpos[GRIPPER].tolist()
         self._place_arm(shown, (x, y, z + WRIST_Z))
-        return self._renderer.render(shown, view(self.camera, self.look.shift, (x, y, z)))
+        return self._draw(shown, view(self.camera, self.look.shift, (x, y, z)))
 
     def render_state(self, state: npt.NDArray[np.float64]) -> Frames:
         """Draw a state, float64, shape (STATE_SIZE,); returns uint8, shape (height, width, 3)."""
         write_state(self.data, state)
-        mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_comPos(self.model, self.data)
-        mujoco.mj_camlight(self.model, self.data)
+        place_parts(self.model, self.data)
         return self.render()
 
     def _place_arm(self, data: Any, wrist: tuple[float, float, float]) -> None:
@@ -197,20 +188,6 @@ class TabletopScene:
             data.mocap_pos[mocap], data.mocap_quat[mocap] = middle, quat
             data.geom_xpos[geom] = middle  # positions were computed before: put the geom there by hand
             mujoco.mju_quat2Mat(data.geom_xmat[geom], quat)
-
-    def close(self) -> None:
-        """Free the renderer; a later picture makes a new one."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-
-    def __enter__(self) -> Self:
-        """Return the scene."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        """Free the renderer."""
-        self.close()
 
 
 def view(camera: str, shift: CameraShift, gripper: tuple[float, float, float]) -> Camera:

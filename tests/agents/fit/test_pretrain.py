@@ -103,8 +103,12 @@ def test_every_stage_runs_once_and_the_weights_load(tmp_path, wordnet, monkeypat
         calls.append(len(texts))
         return np.random.default_rng(0).normal(size=(len(texts), 384)).astype(np.float16)
 
+    def few_sentences(fitter, of=pretrain.Pretraining.domain_sentences):
+        return [texts[::20] for texts in of(fitter)]  # all ten thousand of them take most of this test's time
+
     monkeypatch.setattr(pretrain, "embed_with_teacher", teacher)
     monkeypatch.setattr(text_tower, "embed_with_teacher", teacher)
+    monkeypatch.setattr(pretrain.Pretraining, "domain_sentences", few_sentences)
     settings = pretrain.PretrainSettings(
         wordnet=str(wordnet),
         general=50,

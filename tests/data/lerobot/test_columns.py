@@ -157,7 +157,7 @@ def test_overwriting_replaces_ours_only_when_asked(build_v30, labels):
     root = build_v30()
     write(root, labels)
     with pytest.raises(DatasetError, match=r"'reward_vlm' is there already, from run abab"):
-        FORMAT.label(FORMAT.open(root), "reward_vlm")
+        write(root, lambda e: labels(e, run="cd" * 8))
     write(root, lambda e: labels(e, run="cd" * 8, offset=100, parts=False), overwrite=True)
     dataset = FORMAT.open(root)
     assert dataset.column(dataset.episodes[0], "reward_vlm")[0] == 100
@@ -181,12 +181,6 @@ def test_columns_of_others_are_never_replaced(build_v30):
 def test_reserved_and_impossible_names_are_refused(build_v30, name):
     with pytest.raises(ConfigError, match="reserved"):
         FORMAT.label(FORMAT.open(build_v30()), name)
-
-
-@pytest.mark.parametrize("filler", ["drop", "zero"])
-def test_fillers_that_a_column_cannot_have_are_refused(build_v30, filler):
-    with pytest.raises(ConfigError, match="filler"):
-        FORMAT.label(FORMAT.open(build_v30()), "reward_vlm", filler=filler)
 
 
 def test_decrease_goes_below_the_last_valid_value_except_in_the_last_row(build_v30, labels):

@@ -11,12 +11,13 @@ from vlmreward.data.lerobot import FORMAT
 from vlmreward.data.lerobot.journal import JOURNAL, Transaction, locked, recover
 from vlmreward.errors import DatasetError
 
-STEPS = [(os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "write_bytes"), (pq.ParquetWriter, "write_table")]
+# All that changes a file. To bring one to the disk is none of them: a process that dies takes nothing out of the
+# system's own memory, so a death at a flush leaves what a death at the next of these steps leaves.
+STEPS = [(os, "replace"), (Path, "unlink"), (Path, "write_bytes"), (pq.ParquetWriter, "write_table")]
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch):
-    """A process that dies takes nothing out of the system's own memory; bringing it to the disk is only counted."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -101,7 +102,7 @@ def test_writing_again_after_any_death_gives_the_labels(build_v30, labels, conte
         assert not [p for p in root.rglob(".*") if p.is_file()]
         assert FORMAT.open(root).problems() == []
 
-    assert run_all_steps(start, tmp_path, lambda root: write(root, labels), check) > 25
+    assert run_all_steps(start, tmp_path, lambda root: write(root, labels), check) > 15
 
 
 def test_undo_after_any_death_of_writing_gives_back_what_was_there(build_v30, labels, content, tmp_path):
@@ -173,7 +174,7 @@ def test_a_file_that_was_changed_while_half_written_is_not_overwritten(build_v30
     def commit():
         work.commit()
 
-    dies_at(5, commit)
+    dies_at(3, commit)  # at the first file's turn
     staged = list(root.rglob(".*vlmreward-new"))
     assert staged
     staged[0].write_bytes(b"somebody else's")

@@ -92,8 +92,8 @@ def test_dataset_itself_is_not_touched_and_undo_removes_the_file(build_v30, labe
 def test_existing_files_are_replaced_only_when_ours_and_asked(build_v30, labels):
     root = build_v30()
     write(root, labels)
-    with pytest.raises(DatasetError, match="there already: overwrite"):
-        write(root, labels)
+    with pytest.raises(DatasetError, match="there already, from run"):
+        write(root, labels, filler="drop")
     write(root, labels, overwrite=True, filler="drop")
     pq.write_table(pa.table({"index": [0]}), root / FILE)
     with pytest.raises(DatasetError, match="not ours"):

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmreward.data.labels import fill_invalid
-from vlmreward.data.lerobot.filler import STEP, fill
+from vlmreward.data.filler import STEP, fill
 from vlmreward.data.lerobot.stats import PictureStats, Whole, of_rows, to_lists
 
 
@@ -64,7 +63,7 @@ def test_fillers_touch_invalid_rows_alone_and_leave_no_nan(rows):
         found = fill(values, valid, filler)
         assert np.isfinite(found).all()
         np.testing.assert_array_equal(found[valid], values[valid])
-    held, down = fill_invalid(values, valid), fill(values, valid, "decrease")
+    held, down = fill(values, valid, "hold"), fill(values, valid, "decrease")
     assert down[-1] == held[-1]
     since = 0
     for t in range(len(rows) - 1):

@@ -32,18 +32,18 @@ def create_lerobot(root: Path, **settings: Any) -> EpisodeWriter:
     return LeRobotWriter(root, **settings)
 
 
-def label_lerobot(dataset: EpisodeDataset, name: str, filler: str = "hold", overwrite: bool = False) -> LabelWriter:
+def label_lerobot(dataset: EpisodeDataset, name: str, filler: str = "auto", overwrite: bool = False) -> LabelWriter:
     """Make a writer of labels: of columns, or of the progress file when the name is that of one.
 
     Args:
         dataset: Opened dataset.
         name: Name of the reward's column, or ``sarm_progress``, ``robometer_progress``, ``topreward_progress``.
-        filler: What stands for an invalid row: ``"hold"``, ``"decrease"``, or, in a progress file, ``"drop"``.
+        filler: For an invalid row: ``"hold"`` (``"auto"``), ``"decrease"``, or, in a progress file, ``"drop"``.
         overwrite: Replace labels of ours of that name.
 
     Raises:
-        ConfigError: The dataset is of another format, the name is reserved, or the filler unknown.
-        DatasetError: Labels of that name exist.
+        ConfigError: The dataset is of another format, the name is reserved, or the filler none that can be followed.
+        DatasetError: Something that isn't ours has the name.
         StorageError: The dataset can't be written.
     """
     from vlmreward.data.lerobot.columns import ColumnWriter

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmreward.atomic import check_writable, storage_errors
-from vlmreward.data.labels import Change, Labels
+from vlmreward.data.filler import AUTO, choose_filler
+from vlmreward.data.labels import Change, Labels, is_of_run
 from vlmreward.data.lerobot.episodes import list_episode_files
-from vlmreward.data.lerobot.filler import check_filler
 from vlmreward.data.lerobot.journal import JOURNAL, Transaction, locked, recover
 from vlmreward.data.lerobot.label_columns import LabelColumns
 from vlmreward.data.lerobot.layout import INFO, read_json
@@ -27,6 +27,7 @@ from vlmreward.optional import require_package
 
 STATS = "meta/stats.json"
 EPISODES_STATS_V21 = "meta/episodes_stats.jsonl"
+FILLERS = ("hold", "decrease")
 RESERVED = ("next.", "complementary_info.", "observation.")
 _DEFAULTS = ("action", "task", "timestamp", "frame_index", "episode_index", "index", "task_index")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
@@ -43,17 +44,17 @@ class ColumnWriter:
     Args:
         dataset: Opened dataset.
         name: Name of the reward's column.
-        filler: What stands in an invalid row, ``"hold"`` or ``"decrease"``.
+        filler: What stands in an invalid row, ``"hold"`` (``"auto"``) or ``"decrease"``.
         overwrite: Replace labels of that name that this package wrote; those of others are never replaced.
 
     Raises:
-        ConfigError: The name is reserved or can't be a column, or the filler leaves out rows.
-        DatasetError: The column exists.
+        ConfigError: The name is reserved or can't be a column, or the filler leaves out values or rows.
+        DatasetError: The column exists and is not ours.
         StorageError: The dataset can't be written.
     """
 
-    def __init__(self, dataset: LeRobotReader, name: str, filler: str = "hold", overwrite: bool = False) -> None:
-        check_filler(filler, has_rows_for_all=True)
+    def __init__(self, dataset: LeRobotReader, name: str, filler: str = AUTO, overwrite: bool = False) -> None:
+        filler = choose_filler(filler, FILLERS, "columns of a LeRobot dataset")
         if not _NAME.fullmatch(name) or name in _DEFAULTS or name.startswith(RESERVED):
             raise ConfigError(
                 f"column {name!r} is reserved by LeRobot or no name: use letters, digits and '_', e.g. 'reward_vlm'"
@@ -62,8 +63,14 @@ class ColumnWriter:
         self._filler, self._overwrite = filler, overwrite
         for file in self._names():
             check_writable(inside(self._root, file))
-        if not inside(self._root, JOURNAL).exists():  # what was interrupted is finished or rolled back by write
+        if not self._is_interrupted():
             self._check_name()
+
+    def is_written(self, run: str) -> bool:
+        """Return whether all labels of a run stand there; see :class:`~vlmreward.data.labels.LabelWriter`."""
+        if self._is_interrupted() or not (written := self._written()):
+            return False
+        return is_of_run(written, run, self._filler, self._overwrite, f"column {self._name!r}")
 
     def plan(self) -> Sequence[Change]:
         """Return what ``write`` would do; changes nothing."""
@@ -73,8 +80,6 @@ class ColumnWriter:
     def write(self, labels: Labels) -> None:
         """Write the labels; see :class:`~vlmreward.data.labels.LabelWriter`.
 
-        Labels of the same run that an interrupted call has finished writing are left as they are.
-
         Raises:
             ConfigError: Labels don't fit the episodes.
             DatasetError: Rows and labels can't be joined: an ``index`` comes twice or belongs to no episode.
@@ -82,10 +87,9 @@ class ColumnWriter:
             StorageError: The disk is full.
         """
         with locked(self._root):
-            if recover(self._root) is not None:
-                written = self._written()
-                if written.get("run") == labels.provenance.run and written.get("filler") == self._filler:
-                    return
+            recover(self._root)
+            if self.is_written(labels.provenance.run):
+                return
             self._check_name()
             join = LabelColumns(self._dataset.located, labels, self._name, self._filler)
             provenance = {
@@ -112,6 +116,10 @@ class ColumnWriter:
             self._replace(None, {})
             return changes
 
+    def _is_interrupted(self) -> bool:
+        """Return whether a call has left its work half done, which ``write`` finishes or rolls back."""
+        return inside(self._root, JOURNAL).exists()
+
     def _written(self) -> dict[str, Any]:
         """Return what is told of the labels of this name in the data files; {} where there are none of ours."""
         with opened(self._root, self._dataset.located[0].data) as file:
@@ -122,11 +130,6 @@ class ColumnWriter:
     def _check_name(self) -> None:
         features = read_json(self._root, INFO).get("features", {})
         ours = self._written()
-        if ours and not self._overwrite:
-            run = ours.get("run", "")
-            raise DatasetError(
-                f"column {self._name!r} is there already, from run {run}: overwrite it, or undo it first"
-            )
         wanted = {self._name, *(f"{self._name}_{part}" for part in ("valid", "success", "progress"))}
         foreign = sorted(wanted & set(features) - set(ours.get("columns", ())))
         if foreign:

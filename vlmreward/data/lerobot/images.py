@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vlmreward.data.dataset import Frame, Undecodable
 from vlmreward.data.lerobot.episodes import Located
 from vlmreward.data.lerobot.parquet import opened, reading, row_groups_of
-from vlmreward.data.paths import inside, one_line
+from vlmreward.data.paths import inside
+from vlmreward.data.pictures import read_picture
 from vlmreward.errors import DatasetError
 from vlmreward.optional import require_package
 
 _BATCH = 16  # pictures that are held encoded at a time
-_MAX_PIXELS = 64_000_000
 
 
 def decode_images(root: Path, located: Located, key: str) -> Iterator[Frame | Undecodable]:
@@ -62,16 +60,11 @@ def _encoded(root: Path, located: Located, key: str) -> Iterator[tuple[int, Any]
 
 
 def _decode(root: Path, value: Any) -> Frame | Undecodable:
-    from PIL import Image
-
     if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
         return Undecodable(f"the row holds no picture: {'empty' if value is None else type(value).__name__}")
+    data = value.get("bytes")
     try:
-        data = value.get("bytes")
-        source: Any = io.BytesIO(data) if data else inside(root, str(value["path"]))
-        with Image.open(source, formats=("PNG", "JPEG", "WEBP", "BMP", "TIFF")) as picture:
-            if picture.width * picture.height > _MAX_PIXELS:
-                return Undecodable(f"the picture is {picture.width}x{picture.height}, more than {_MAX_PIXELS} pixels")
-            return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        return Undecodable(f"damaged picture: {one_line(e)}")
+        source = io.BytesIO(data) if data else inside(root, str(value["path"]))
+    except DatasetError as e:
+        return Undecodable(f"damaged picture: {e}")
+    return read_picture(source, ("PNG", "JPEG", "WEBP", "BMP", "TIFF"))

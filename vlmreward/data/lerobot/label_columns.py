@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlmreward.data.filler import fill
 from vlmreward.data.labels import EpisodeLabels, Labels
 from vlmreward.data.lerobot.episodes import Located
-from vlmreward.data.lerobot.filler import fill
 from vlmreward.data.lerobot.layout import KEYS
 from vlmreward.data.lerobot.stats import NAMES, Whole, of_rows, to_lists
 from vlmreward.errors import ConfigError, DatasetError, NonFiniteError

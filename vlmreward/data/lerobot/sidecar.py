@@ -4,7 +4,7 @@
 LeRobot weighs a sample by ``progress[t + chunk] - progress[t]`` and gives its ``fallback_weight``, 1 unless it is set,
 to a row that is NaN *or missing*. So no NaN is ever written, and the fillers mean:
 
-* ``hold``: an invalid row repeats the last valid value: it counts as standing still.
+* ``hold`` (``auto``): an invalid row repeats the last valid value: it counts as standing still.
 * ``drop``: an invalid row is left out; train with ``fallback_weight: 0``, or such samples count in full.
 * ``decrease``: an invalid row lies below the last valid value: samples that lead to it weigh 0; one that starts there
   may count in full.
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from vlmreward.atomic import atomic_path, check_writable
-from vlmreward.data.labels import Change, Labels
-from vlmreward.data.lerobot.filler import check_filler, fill
+from vlmreward.data.filler import AUTO, choose_filler, fill
+from vlmreward.data.labels import Change, Labels, is_of_run
 from vlmreward.data.lerobot.journal import locked
 from vlmreward.data.lerobot.label_columns import check_labels
 from vlmreward.data.lerobot.layout import KEYS
@@ -33,6 +33,7 @@ from vlmreward.optional import require_package
 
 SIDECARS = ("sarm_progress", "robometer_progress", "topreward_progress")
 """Names of files that LeRobot looks for at the root of a dataset."""
+FILLERS = ("hold", "decrease", "drop")
 _BYTES_A_ROW = 28
 
 
@@ -46,13 +47,13 @@ class SidecarWriter:
         overwrite: Replace a file that this package wrote; one of others is never replaced.
 
     Raises:
-        ConfigError: Name or filler are none.
-        DatasetError: The file exists.
+        ConfigError: Name or filler are none that can be.
+        DatasetError: The file exists and is not ours.
         StorageError: The folder can't be written.
     """
 
-    def __init__(self, dataset: LeRobotReader, name: str, filler: str = "hold", overwrite: bool = False) -> None:
-        check_filler(filler, has_rows_for_all=False)
+    def __init__(self, dataset: LeRobotReader, name: str, filler: str = AUTO, overwrite: bool = False) -> None:
+        filler = choose_filler(filler, FILLERS, "a progress file")
         if name not in SIDECARS:
             raise ConfigError(f"a progress file is one of {', '.join(SIDECARS)}, got {name!r}")
         self._dataset, self._name, self._filler, self._overwrite = dataset, name, filler, overwrite
@@ -60,6 +61,12 @@ class SidecarWriter:
         self._path = inside(dataset.root, self._file)
         check_writable(self._path)
         self._check_name()
+
+    def is_written(self, run: str) -> bool:
+        """Return whether all labels of a run stand there; see :class:`~vlmreward.data.labels.LabelWriter`."""
+        if not self._path.exists():
+            return False
+        return is_of_run(self._written().get(self._name, {}), run, self._filler, self._overwrite, self._file)
 
     def plan(self) -> Sequence[Change]:
         """Return what ``write`` would do; changes nothing."""
@@ -87,6 +94,8 @@ class SidecarWriter:
         )
         with locked(self._dataset.root):
             self._check_name()
+            if self.is_written(labels.provenance.run):
+                return
             with atomic_path(self._path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
                 for columns in self._columns(labels):
                     writer.write_table(pa.table(columns, schema=schema))
@@ -117,12 +126,8 @@ class SidecarWriter:
             }
 
     def _check_name(self) -> None:
-        if not self._path.exists():
-            return
-        if self._name not in self._written():
+        if self._path.exists() and self._name not in self._written():
             raise DatasetError(f"{self._file} is there already and not ours: move it away")
-        if not self._overwrite:
-            raise DatasetError(f"{self._file} is there already: overwrite it, or undo it first")
 
     def _written(self) -> dict[str, Any]:
         with opened(self._dataset.root, self._file) as file:
