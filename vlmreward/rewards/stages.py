@@ -136,7 +136,7 @@ class Marks:
         chosen = np.asarray(x, np.float64)[:, None, self.features]
         surprise = ((chosen - self.mean) ** 2 / self.variance + np.log(self.variance)).mean(axis=2)  # (N, 2)
         odds = (surprise[:, 0] - surprise[:, 1]) / 2
-        return np.exp(-np.logaddexp(0.0, -odds))
+        return (1 + np.tanh(odds / 2)) / 2
 
 
 def find_marks(demos: Sequence[Floats], splits: Sequence[Ints], features: int) -> list[Marks]:
