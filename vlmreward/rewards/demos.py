@@ -27,7 +27,7 @@ def open_demos(path: str | Path, camera: str | None, setting: str) -> tuple[Epis
     """
     dataset = open_dataset(path)
     camera = dataset.cameras[0] if camera is None and len(dataset.cameras) == 1 else camera
-    if camera not in dataset.cameras:
+    if camera is None or camera not in dataset.cameras:
         raise ConfigError(f"{setting} must be one of {', '.join(dataset.cameras)}, got {camera}")
     return dataset, camera
 
