@@ -275,6 +275,8 @@ def attempt(request, tmp_path, monkeypatch, capsys):
                 make_dataset(path)
             else:
                 shutil.copytree(request.getfixturevalue("tiny_dataset")[has_labels], path)
+        for path in literals.get("reward.demos", ()):
+            shutil.copytree(request.getfixturevalue("tiny_dataset")[False], path)
         for path in literals.get("runs", ()):
             shutil.copytree(request.getfixturevalue("tiny_dataset")["job"], path)
         for key in {"run", "resume"} & set(literals):

@@ -19,6 +19,7 @@ from vlmreward.rewards.composite import ConstrainedReward, SoftAndReward
 from vlmreward.rewards.shaped import ClipDeltaReward, ParReward, PotentialReward
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
+from vlmreward.testing.films import write_films
 from vlmreward.wrappers import (
     ReplaceReward,
     ScoredReplayBuffer,
@@ -43,6 +44,13 @@ CONFIGS = {
     if path.name.endswith(".yaml")
 }
 CONFIGS["potential"]["gamma"] = 0.97
+del CONFIGS["success"]  # needs a fitted critic, and is a function of one row's success alone
+
+
+@pytest.fixture(scope="module", autouse=True)
+def demos(tmp_path_factory):
+    """Give the model that is made from demonstrations some."""
+    CONFIGS["perceptual"]["demos"] = str(write_films(tmp_path_factory.mktemp("demos"), seeds=(0, 1)))
 
 
 def from_config(name):

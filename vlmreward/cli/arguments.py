@@ -16,7 +16,7 @@ from vlmreward.registry import suggest
 PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
 PATH_KEYS = frozenset(
     {"dataset", "frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "runs"}
-    | {"rollouts", "reference"}
+    | {"rollouts", "reference", "demos"}
 )
 VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null

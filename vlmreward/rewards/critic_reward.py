@@ -8,11 +8,10 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vlmreward.data import open_dataset
-from vlmreward.data.dataset import Undecodable
 from vlmreward.errors import ConfigError, FramesError
 from vlmreward.rewards.accumulation import Rule, accumulate
 from vlmreward.rewards.critic import Critic, Judgement, Reference
+from vlmreward.rewards.demos import open_demos, read_demo
 from vlmreward.rewards.prompted import Prompts, check_prompts, encode_prompts
 from vlmreward.rewards.settings import check_choice
 from vlmreward.types import Context, Encoder, FloatArray, FrameBatch, RewardBatch
@@ -162,19 +161,8 @@ def read_reference(encoder: Encoder, path: str | Path, number: int, camera: str 
         DatasetError: The dataset can't be read, or a frame that is wanted can't be decoded.
         ConfigError: There is no such episode or camera.
     """
-    dataset = open_dataset(path)
+    dataset, camera = open_demos(path, camera, "reference_camera")
     if not 0 <= number < len(dataset.episodes):
         raise ConfigError(f"reference_episode must be in [0, {len(dataset.episodes) - 1}], got {number}")
-    camera = dataset.cameras[0] if camera is None and len(dataset.cameras) == 1 else camera
-    if camera not in dataset.cameras:
-        raise ConfigError(f"reference_camera must be one of {', '.join(dataset.cameras)}, got {camera}")
-    episode = dataset.episodes[number]
-    wanted = np.rint(np.linspace(0, episode.frames - 1, count)).astype(int)
-    pictures: dict[int, npt.NDArray[np.uint8]] = {}
-    for at, frame in enumerate(dataset.frames(episode, camera)):
-        if at in wanted:
-            if isinstance(frame, Undecodable):
-                raise ConfigError(f"frame {at} of the reference {path} can't be decoded ({frame.reason}): give another")
-            pictures[at] = frame
-    embeddings = encoder.encode_images(np.stack([pictures[at] for at in wanted.tolist()]))
+    embeddings = encoder.encode_images(read_demo(dataset, dataset.episodes[number], camera, count))
     return Reference(embeddings, np.linspace(0, 1, count, dtype=np.float32))
