@@ -13,7 +13,7 @@ from torch import Tensor
 from vlmreward.agents.fit.critic_pairs import CriticEpisode, PairBatch, PairSampler, PairSettings
 from vlmreward.errors import ConfigError
 from vlmreward.rewards.critic_net import CriticNet, NetSettings
-from vlmreward.types import FloatArray
+from vlmreward.types import BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -158,3 +158,32 @@ def balanced_cross_entropy(logit: Tensor, marks: Tensor) -> Tensor:
     loss = F.binary_cross_entropy_with_logits(logit, marks, reduction="none")
     kinds = [(loss * kind).sum() / kind.sum().clamp(min=1.0) for kind in (marks, 1 - marks)]
     return (kinds[0] + kinds[1]) / 2
+
+
+def fit_done(logits: FloatArray, marks: BoolArray) -> tuple[float, float]:
+    """Fit ``sigmoid(logit / temperature + bias)`` to outcomes by cross-entropy (Platt scaling).
+
+    Args:
+        logits: Shape (N,).
+        marks: Shape (N,).
+
+    Returns:
+        Temperature and bias; 1 and 0 where only one kind of outcome was seen, or where higher logits mean less often
+        done, which no temperature mends.
+    """
+    if marks.all() or not marks.any():
+        return 1.0, 0.0
+    x, y = torch.from_numpy(logits).double(), torch.from_numpy(marks).double()
+    slope, bias = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    parameters = [slope.requires_grad_(), bias.requires_grad_()]
+    optimiser = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = F.binary_cross_entropy_with_logits(slope * x + bias, y)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    found = slope.detach().item()
+    return (1 / found, bias.detach().item()) if found > 1e-3 else (1.0, 0.0)

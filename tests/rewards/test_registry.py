@@ -47,6 +47,9 @@ def files(tmp_path_factory, fake_encoder):
     Critic(CriticNet(NetSettings(DIM, width=16, layers=1)), meta).save(folder / "critic.safetensors")
     critic = {"path": str(folder / "critic.safetensors"), "estimate": "anchored"}
     CASES["plain-critic"] |= critic
+    CONFIGS["critic_progress"] |= critic
+    CONFIGS["critic"]["of"] |= critic
+    CONFIGS["critic"]["gamma"] = 0.97
     CASES["plain-success"]["of"] = CONFIGS["success"]["of"] = {"name": "critic", **critic}
 
 

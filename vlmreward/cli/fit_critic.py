@@ -175,9 +175,9 @@ def fit(
     import numpy as np
 
     from vlmreward import __version__
-    from vlmreward.agents.fit.critic import CriticFit
-    from vlmreward.agents.fit.critic_held_out import fit_done, held_out_figures, judge_episode
+    from vlmreward.agents.fit.critic import CriticFit, fit_done
     from vlmreward.agents.progress import Progress
+    from vlmreward.audit.critic_figures import HeldOut, held_out_figures, judge_episode
     from vlmreward.cli.audit_parts import UNRELATED
     from vlmreward.rewards.critic import Critic, CriticMeta
     from vlmreward.rewards.critic_net import NetSettings
@@ -204,9 +204,15 @@ def fit(
     p = np.clip(probability[told].astype(np.float64), 1e-6, 1 - 1e-6)
     temperature, bias = fit_done(np.log(p / (1 - p)).astype(np.float32), marks[told] > 0.5)
     critic = Critic(run.model, replace(meta, temperature=temperature, bias=bias))
-    used = sorted({e.instruction for e in held})
-    others = {text: min((t for t in texts if t != text), key=lambda t: float(texts[t] @ texts[text])) for text in used}
-    return critic, held_out_figures(critic, held, texts, others, stride)
+    unlike = {t: min(texts.keys() - {t}, key=lambda other: (float(texts[other] @ x), other)) for t, x in texts.items()}
+    return critic, held_out_figures(
+        critic,
+        [
+            HeldOut(e.embeddings, texts[e.instruction], texts[unlike[e.instruction]], e.done, not e.shows_how)
+            for e in held
+        ],
+        stride,
+    )
 
 
 def fit_settings(options: Mapping[str, Any]) -> CriticFitSettings:

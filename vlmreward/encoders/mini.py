@@ -177,9 +177,9 @@ class MiniEncoder(ClipEncoder):
             if score < 0 and text not in self._warned:
                 self._warned.add(text)
                 warnings.warn(
-                    f"the embedded encoder knows only this project's cart-pole, mountain car, humanoid and tabletop; {text!r} "
-                    "is far from what it was trained on: its reward may mean nothing; use encoder=siglip2 or another "
-                    "open_clip model for the open world",
+                    "the embedded encoder knows only this project's cart-pole, mountain car, humanoid and tabletop; "
+                    f"{text!r} is far from what it was trained on: its reward may mean nothing; use encoder=siglip2 or "
+                    "another open_clip model for the open world",
                     stacklevel=2,
                 )
         return embeddings

@@ -1,48 +1,36 @@
-"""Calibrate a critic's "done" on held-out episodes, and say what it makes of them."""
+"""What a progress critic makes of episodes that it was not fitted on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from vlmreward.agents.fit.critic_pairs import CriticEpisode
 from vlmreward.audit.progress_metrics import antisymmetry, auroc, brier, calibration_error, voc, voc_f1, vroc
 from vlmreward.rewards.accumulation import accumulate
 from vlmreward.rewards.critic import Critic
-from vlmreward.types import BoolArray, FloatArray
+from vlmreward.types import FloatArray
 
 
-def fit_done(logits: FloatArray, marks: BoolArray) -> tuple[float, float]:
-    """Fit ``sigmoid(logit / temperature + bias)`` to outcomes by cross-entropy (Platt scaling).
+@dataclass(frozen=True)
+class HeldOut:
+    """An episode that a critic was not fitted on.
 
-    Args:
-        logits: Shape (N,).
-        marks: Shape (N,).
-
-    Returns:
-        Temperature and bias; 1 and 0 where only one kind of outcome was seen, or where higher logits mean less often
-        done, which no temperature mends.
+    Attributes:
+        embeddings: Of its frames, float32, shape (F, D), F > 1.
+        text: Embedding of its instruction, shape (D,).
+        other: Embedding of an instruction that is not its own, shape (D,).
+        done: What is known of "done" in each frame: 0, 1, or NaN; shape (F,).
+        failed: Whether it is recorded as a failure.
     """
-    if marks.all() or not marks.any():
-        return 1.0, 0.0
-    x, y = torch.from_numpy(logits).double(), torch.from_numpy(marks).double()
-    slope, bias = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    parameters = [slope.requires_grad_(), bias.requires_grad_()]
-    optimiser = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = F.binary_cross_entropy_with_logits(slope * x + bias, y)
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    found = slope.detach().item()
-    return (1 / found, bias.detach().item()) if found > 1e-3 else (1.0, 0.0)
+    embeddings: FloatArray
+    text: FloatArray
+    other: FloatArray
+    done: FloatArray
+    failed: bool
 
 
 def judge_episode(
@@ -66,31 +54,26 @@ def judge_episode(
     return forward.astype(np.float32), backward.astype(np.float32), steps.residual, every.done
 
 
-def held_out_figures(
-    critic: Critic, episodes: Sequence[CriticEpisode], texts: dict[str, FloatArray], others: dict[str, str], stride: int
-) -> dict[str, Any]:
-    """Return what a critic makes of episodes that it was not fitted on.
+def held_out_figures(critic: Critic, episodes: Sequence[HeldOut], stride: int) -> dict[str, Any]:
+    """Return a critic's figures on held-out episodes.
 
     Time and recorded outcomes are all the truth there is here: a critic that does well may still follow time.
 
     Args:
         critic: Calibrated.
-        episodes: Held out.
-        texts: Embeddings of instructions.
-        others: For each instruction another one.
+        episodes: At least one.
         stride: Frames of a step.
     """
     names = ("voc", "vroc", "voc_f1", "end", "end_of_other", "end_of_failures")
     rows: dict[str, list[float]] = {name: [] for name in names}
     residuals, done, marks = [], [], []
     for episode in episodes:
-        text = texts[episode.instruction]
-        forward, backward, residual, judged = judge_episode(critic, text, episode.embeddings, stride)
-        other, *_ = judge_episode(critic, texts[others[episode.instruction]], episode.embeddings, stride)
+        forward, backward, residual, judged = judge_episode(critic, episode.text, episode.embeddings, stride)
+        other, *_ = judge_episode(critic, episode.other, episode.embeddings, stride)
         residuals.append(residual)
         done.append(judged)
         marks.append(episode.done)
-        if not episode.shows_how:
+        if episode.failed:
             rows["end_of_failures"].append(float(forward[-1]))
             continue
         there, back = voc(forward), vroc(backward)
