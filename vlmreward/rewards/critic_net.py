@@ -27,6 +27,8 @@ class NetSettings:
         layers: Number of transformer blocks.
         heads: Attention heads of a block.
         dropout: Share of activations that are dropped in training.
+        blind: Share of rows whose embeddings are hidden in training, so that what is seen of the instruction and of the
+            reference must do: a few hundred episodes are soon learned by heart.
     """
 
     dim: int
@@ -34,6 +36,7 @@ class NetSettings:
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
+    blind: float = 0.5
 
 
 class CriticNet(nn.Module):
@@ -70,6 +73,9 @@ class CriticNet(nn.Module):
         )
         self.blocks = nn.TransformerEncoder(block, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.heads = nn.Linear(width, 2)
+        # The encoder's own opinion, a line in how much more the later frame looks like the instruction; the network
+        # learns what to add to it.
+        self.likeness = nn.Linear(1, 2)
 
     def forward(
         self,
@@ -95,31 +101,47 @@ class CriticNet(nn.Module):
             later one, shape (B,) both.
         """
         frames = torch.stack([initial, earlier, later], dim=1)
+        hidden = None
+        if self.training and self.settings.blind:
+            hidden = (torch.rand(len(frames), 1, 1, device=frames.device) >= self.settings.blind).float()
         tokens = [self.text(self._standard(text)) + self.role.weight[TEXT]]
         if reference is not None:
             assert percent is not None
-            marked = self._frame_tokens(reference, text, None, None) + self.percent(percent[..., None])
+            marked = self._frame_tokens(reference, text, hidden, None, None) + self.percent(percent[..., None])
             tokens += list((marked + self.role.weight[REFERENCE]).unbind(1))
-        shown = self._frame_tokens(frames, text, reference, percent) + self.role.weight[INITIAL:]
+        shown = self._frame_tokens(frames, text, hidden, reference, percent) + self.role.weight[INITIAL:]
         sequence = torch.stack([*tokens, *shown.unbind(1)], dim=1)
         mask = nn.Transformer.generate_square_subsequent_mask(sequence.shape[1], device=sequence.device)
         last = self.blocks(sequence, mask=mask, is_causal=True)[:, -1]
+        like = torch.einsum("bmd,bd->bm", frames, text)
         delta, done = self.heads(last).unbind(-1)
-        return torch.tanh(delta), done
+        gain, opinion = self.likeness.weight[:, 0].unbind()
+        delta = delta + gain * (like[:, 2] - like[:, 1])
+        return torch.tanh(delta), done + opinion * like[:, 2] + self.likeness.bias[1]
 
     def _standard(self, x: Tensor) -> Tensor:
         return (x - self.mean) * self.scale
 
-    def _frame_tokens(self, frames: Tensor, text: Tensor, reference: Tensor | None, percent: Tensor | None) -> Tensor:
+    def _frame_tokens(
+        self,
+        frames: Tensor,
+        text: Tensor,
+        hidden: Tensor | None,
+        reference: Tensor | None,
+        percent: Tensor | None,
+    ) -> Tensor:
         """Return the tokens of frames, shape (B, M, width), without their roles."""
         product = frames * text[:, None]
         like = product.sum(-1, keepdim=True)
+        seen, product = self._standard(frames), product * self.settings.dim
+        if hidden is not None:
+            seen, product = seen * hidden, product * hidden
         place = torch.zeros_like(like).expand(-1, -1, 2)
         if reference is not None and percent is not None:
             alike = torch.einsum("bmd,bkd->bmk", self._unit(frames), self._unit(reference))
             where = (torch.softmax(alike * self.sharpness.exp(), dim=-1) * percent[:, None]).sum(-1)
             place = torch.stack([where, alike.amax(-1)], dim=-1)
-        return self.frame(torch.cat([self._standard(frames), product * self.settings.dim, like, place], dim=-1))
+        return self.frame(torch.cat([seen, product, like, place], dim=-1))
 
     def _unit(self, x: Tensor) -> Tensor:
         return F.normalize(self._standard(x), dim=-1)
