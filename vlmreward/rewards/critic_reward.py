@@ -8,12 +8,11 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vlmreward.data import open_dataset
-from vlmreward.data.dataset import Undecodable
 from vlmreward.errors import ConfigError, FramesError
-from vlmreward.rewards.accumulation import Rule, accumulate
+from vlmreward.rewards.accumulation import Rule, accumulate_strided
 from vlmreward.rewards.critic import Critic, Judgement, Reference
 from vlmreward.rewards.prompted import Prompts, check_prompts, encode_prompts
+from vlmreward.rewards.reference import read_frames
 from vlmreward.rewards.settings import check_choice
 from vlmreward.types import Context, Encoder, FloatArray, FrameBatch, RewardBatch
 
@@ -135,11 +134,10 @@ class CriticReward:
         progress = np.empty(len(order), np.float32)
         for begin, end in zip(begins, ends, strict=True):
             rows = order[begin:end]
-            progress[rows[0]] = np.where(np.isfinite(embeddings[rows[0]]).all(), 0.0, np.nan)
-            for phase in range(1, min(self.stride, end - begin - 1) + 1):  # steps that follow on one another
-                chain = rows[phase :: self.stride]
-                start = float(progress[rows[0]])
-                progress[chain] = accumulate(seen.delta[chain], self.rule, start)[1:]
+            if np.isfinite(embeddings[rows[0]]).all():
+                progress[rows] = accumulate_strided(seen.delta[rows], self.stride, self.rule)
+            else:
+                progress[rows] = np.nan
         return progress, seen
 
     def _compare(
@@ -162,19 +160,5 @@ def read_reference(encoder: Encoder, path: str | Path, number: int, camera: str 
         DatasetError: The dataset can't be read, or a frame that is wanted can't be decoded.
         ConfigError: There is no such episode or camera.
     """
-    dataset = open_dataset(path)
-    if not 0 <= number < len(dataset.episodes):
-        raise ConfigError(f"reference_episode must be in [0, {len(dataset.episodes) - 1}], got {number}")
-    camera = dataset.cameras[0] if camera is None and len(dataset.cameras) == 1 else camera
-    if camera not in dataset.cameras:
-        raise ConfigError(f"reference_camera must be one of {', '.join(dataset.cameras)}, got {camera}")
-    episode = dataset.episodes[number]
-    wanted = np.rint(np.linspace(0, episode.frames - 1, count)).astype(int)
-    pictures: dict[int, npt.NDArray[np.uint8]] = {}
-    for at, frame in enumerate(dataset.frames(episode, camera)):
-        if at in wanted:
-            if isinstance(frame, Undecodable):
-                raise ConfigError(f"frame {at} of the reference {path} can't be decoded ({frame.reason}): give another")
-            pictures[at] = frame
-    embeddings = encoder.encode_images(np.stack([pictures[at] for at in wanted.tolist()]))
+    embeddings = encoder.encode_images(read_frames(path, number, camera, count))
     return Reference(embeddings, np.linspace(0, 1, count, dtype=np.float32))
