@@ -40,7 +40,7 @@ ASKS = (
 TOKENS_PER_LINE = 24
 """Room for an answer: some models write a remark to each frame."""
 
-_FRAME = re.compile(r"\bframe\s*(?:#|no\.?|number)?\s*(\d{1,4})\b", re.IGNORECASE)
+_FRAME = re.compile(r"^[\s*_#>|-]*frame\s*#?(\d{1,4})\b", re.IGNORECASE | re.MULTILINE)
 _PERCENT = re.compile(r"(?<![\d.,])(-?\d{1,4}(?:\.\d+)?)\s*%")
 
 

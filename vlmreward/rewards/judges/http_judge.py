@@ -206,7 +206,7 @@ class HttpJudge:
                 break
             wait = min(FIRST_WAIT * 2**number, self._max_wait) if attempt.wait is None else attempt.wait
             if wait > self._max_wait:
-                last = f"{last}, and to wait {wait:.0f} s, which is more than max_wait={self._max_wait:g}"
+                last = f"{last}, and to wait {wait:.4g} s, which is more than max_wait={self._max_wait:g}"
                 break
             if attempt.wait is not None:
                 self._pace.pause(wait)  # it is meant for all

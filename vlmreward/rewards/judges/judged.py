@@ -23,7 +23,7 @@ Estimate = Literal["text", "expected"]
 
 Rows = npt.NDArray[np.int64]
 
-_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"\s*(?:<\w+>)?\s*([-+]?\d{1,9}(?:\.\d{1,9})?)\s*%?\s*(?:</\w+>)?\s*\.?\s*")
 
 
 class JudgedReward:
@@ -116,9 +116,9 @@ def shown(batch: FrameBatch, view: View, count: int) -> list[list[Picture]]:
 
 
 def only_number(text: str) -> float | None:
-    """Return the number of a text that holds exactly one, or None."""
-    found = _NUMBER.findall(text)
-    return float(found[0]) if len(found) == 1 else None
+    """Return the number that a text is, with or without ``%`` and tags around it, or None."""
+    found = _NUMBER.fullmatch(text)
+    return float(found[1]) if found else None
 
 
 def no_answer(answer: Answer) -> str:

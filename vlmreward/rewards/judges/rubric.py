@@ -36,7 +36,10 @@ ASKS = (
     "Answer with one of the numbers 1, 2, 3, 4 or 5 and nothing else."
 )
 
-_GRADE = re.compile(r"(?<![\d.,/-])([1-5])(?:/5)?(?![\d/]|[.,-]\d)")
+_GRADE = re.compile(
+    r"[\s*_`\"'(]*(?:(?:final )?(?:grade|score|rating|answer)(?: is)?[\s*_:=]*)?([1-5])(?: ?/ ?5)?[\s*_`\"').]*",
+    re.IGNORECASE,
+)
 
 
 class RubricReward(JudgedReward):
@@ -102,5 +105,6 @@ class RubricReward(JudgedReward):
             return expected([float(grade) for grade in GRADES], answer.logprobs, "a grade")
         if answer.text is None:
             return no_answer(answer)
-        grades = set(_GRADE.findall(answer.text))
-        return float(grades.pop()) if len(grades) == 1 else not_understood(answer.text, "one grade from 1 to 5")
+        last = answer.text.strip().rpartition("\n")[2]  # a model may think aloud first
+        found = _GRADE.fullmatch(last)
+        return float(found[1]) if found else not_understood(answer.text, "one grade from 1 to 5")

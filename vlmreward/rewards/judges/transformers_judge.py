@@ -184,22 +184,28 @@ class TransformersJudge:
         return torch.log_softmax(logits.float(), dim=-1), lengths
 
     def _prepare(self, questions: Sequence[Question]) -> dict[str, torch.Tensor]:
+        """Return the model's inputs: each question as the user's turn of a chat, padded on the left."""
         chats = [
             [
                 {
                     "role": "user",
                     "content": [
-                        {"type": "text", "text": part}
-                        if isinstance(part, str)
-                        else {"type": "image", "image": Image.fromarray(part)}
+                        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
                         for part in question.parts
                     ],
                 }
             ]
             for question in questions
         ]
-        inputs = self._processor.apply_chat_template(
-            chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
+        texts = self._processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+        pictures = [[Image.fromarray(picture) for picture in question.pictures] for question in questions]
+        begins = self._tokenizer.bos_token is not None and texts[0].startswith(self._tokenizer.bos_token)
+        inputs = self._processor(
+            text=texts,
+            images=pictures if any(pictures) else None,
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=not begins,  # a second beginning would be one too many
         )
         moved = {name: value.to(self._device) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         return {name: v.to(self._model.dtype) if v.is_floating_point() else v for name, v in moved.items()}
