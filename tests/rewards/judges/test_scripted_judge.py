@@ -42,15 +42,16 @@ def test_answers_follow_from_the_truth():
 
 def test_it_errs_as_often_as_it_should_whatever_the_order():
     judge = ScriptedJudge(truth=TABLE, error_rate=0.1, seed=3)
-    texts = [a.text for a in judge.ask(pairs())]
+    asked = pairs()
+    texts = [a.text for a in judge.ask(asked)]
     signs = np.sign([int(t) for t in texts])
     right = np.sign(np.round(100 * PROGRESS[1:]) - np.round(100 * PROGRESS[:-1]))
     wrong = (signs != right)[(right != 0) & (signs != 0)].mean()
     assert abs(wrong - 0.1) < 4 * np.sqrt(0.09 / N)
     order = np.random.default_rng(5).permutation(N - 1)
-    again = ScriptedJudge(truth=TABLE, error_rate=0.1, seed=3).ask([pairs()[i] for i in order])
+    again = ScriptedJudge(truth=TABLE, error_rate=0.1, seed=3).ask([asked[i] for i in order])
     assert [a.text for a in again] == [texts[i] for i in order]
-    assert [a.text for a in ScriptedJudge(truth=TABLE, error_rate=0.1, seed=4).ask(pairs())] != texts
+    assert [a.text for a in ScriptedJudge(truth=TABLE, error_rate=0.1, seed=4).ask(asked)] != texts
 
 
 def test_calls_take_their_time_and_nothing_costs_none():

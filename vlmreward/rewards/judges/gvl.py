@@ -41,7 +41,7 @@ TOKENS_PER_LINE = 24
 """Room for an answer: some models write a remark to each frame."""
 
 _FRAME = re.compile(r"^[\s*_#>|-]*frame\s*#?(\d{1,4})\b", re.IGNORECASE | re.MULTILINE)
-_PERCENT = re.compile(r"(?<![\d.,])(-?\d{1,4}(?:\.\d+)?)\s*%")
+_PERCENT = re.compile(r"(?<![\w.,-])(-?\d{1,4}(?:\.\d+)?)\s*%")
 
 
 class GvlReward(JudgedReward):
@@ -157,8 +157,9 @@ def read_percents(answer: Answer, count: int) -> tuple[list[float | None], str]:
     why = not_understood(answer.text, f"a percentage for each of the frames 1 to {count}")
     found: dict[int, set[float]] = {}
     marks = list(_FRAME.finditer(answer.text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        told = answer.text[mark.end() : following.start() if following else len(answer.text)]
+    ends = [*(mark.start() for mark in marks[1:]), len(answer.text)]
+    for mark, end in zip(marks, ends[: len(marks)], strict=True):
+        told = answer.text[mark.end() : end]
         found.setdefault(int(mark[1]), set()).update(map(float, _PERCENT.findall(told)))
     if not found.keys() <= set(range(1, count + 1)):
         return [None] * count, why
