@@ -40,6 +40,7 @@ from vlmreward.cli.run_folder import describe_machine, write_json
 from vlmreward.cli.settings import TrainSettings, resolve
 from vlmreward.data.dataset import Transitions
 from vlmreward.encoders import make_encoder
+from vlmreward.envs.classic.cartpole_policies import hang, swing_up
 from vlmreward.rewards import make_reward_from_config
 from vlmreward.testing.datasets import ArrayDataset, ArrayEpisode
 from vlmreward.types import FrameBatch
@@ -49,34 +50,13 @@ ROWS = 100  # of an episode: 200 steps of the environment, two an action
 MIX = {"expert, 10 % random": 24, "expert, 50 % random": 36, "hanging": 30, "random": 30, "random, held": 30}
 HIDDEN = (128, 128)
 EVALUATED, FIRST_SEED = 100, 50_000  # episodes of each policy, and the seed of the first
-NOTHING, LEFT, RIGHT = 0, 1, 2
 
 Act = Callable[[np.ndarray, np.random.Generator], int]
 
 
-def swing_up(obs: np.ndarray, rng: np.random.Generator) -> int:
-    """Pump energy until the pole stands, then balance it near the middle of the track."""
-    x, speed, cos, sin, spin = obs[0] * 2.4, obs[1] * 3.0, obs[2], obs[3], obs[4] * 6.0
-    angle = float(np.arctan2(sin, cos))
-    if abs(angle) < 0.6 and abs(spin) < 5.0:
-        push = 40.0 * angle + 10.0 * spin + 1.0 * x + 2.5 * speed
-        return NOTHING if abs(push) < 5.0 else (RIGHT if push > 0 else LEFT)
-    energy = 0.5 * spin**2 + 14.7 * (cos - 1.0)  # 0 for a pole that stands still upright
-    push = (energy - 1.0) * spin * cos - (3.0 * x + speed if abs(x) > 1.5 else 0.0)
-    if abs(spin) < 0.1 and cos < -0.9:
-        push = -x + 0.1
-    return RIGHT if push > 0 else LEFT
-
-
-def hang(obs: np.ndarray, rng: np.random.Generator) -> int:
-    """Take energy out of the pole."""
-    push = obs[4] * obs[2]
-    return NOTHING if abs(push) < 0.02 else (RIGHT if push > 0 else LEFT)
-
-
-def noisy(policy: Act, share: float) -> Act:
+def noisy(policy: Callable[[np.ndarray], int], share: float) -> Act:
     """Return a policy that acts at random now and then."""
-    return lambda obs, rng: int(rng.integers(3)) if rng.random() < share else policy(obs, rng)
+    return lambda obs, rng: int(rng.integers(3)) if rng.random() < share else policy(obs)
 
 
 class Held:

@@ -45,9 +45,9 @@ class FitSettings:
         bag_of_words: Control: mean of token embeddings instead of the transformer.
     """
 
-    steps: int = 1200
-    images: int = 192
-    texts: int = 96
+    steps: int = 1800
+    images: int = 288
+    texts: int = 128
     learning_rate: float = 2e-3
     text_rate: float = 0.15
     temperature: float = 0.08

@@ -90,7 +90,7 @@ class CriticFit:
         if settings.push_back > 0:
             if not rollouts:
                 raise ConfigError("push_back trains on own rollouts, got none: give rollouts=<dataset>")
-            plain = replace(settings.pairs, mismatched=0.0, failures=0.0, reference=0.0)
+            plain = replace(settings.pairs, mismatched=0.0, failures=0.0, shown=0.0)
             unjudged = [replace(e, success=None) for e in rollouts]
             self._own = PairSampler(unjudged, texts, plain, np.random.default_rng([settings.seed, 2]))
 

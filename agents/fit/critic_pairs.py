@@ -3,15 +3,17 @@
 The label of a pair is VLAC's (arXiv 2509.15937): how much of what was left at the earlier frame the later one has done,
 ``D / (T - i)``. With its tricks: groups of four, (i, i+1) and (i, j) both ways round; pairs of one and the same or of
 nearly the same frame, 0; an instruction that is not the episode's own, 0, done or not; frames of the last 5 % done,
-of the first 80 % not done, and nothing said of those between. Any frame before the pair may pass for the episode's
-first, and the pairs that lead back are rewound video (ReWiND, CoRL 2025). Of episodes recorded as failures only this is
-said: the task is not done in any frame.
+of the first 80 % not done, and nothing said of those between. Where a demonstration ends in frames that all look the
+same, it has arrived at the first of them, and time stands still from there. Any frame before the pair may pass for the
+episode's first, and the pairs that lead back are rewound video (ReWiND, CoRL 2025). Of episodes recorded as failures
+only this is said: the task is not done in any frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -43,6 +45,23 @@ class CriticEpisode:
         """Whether its end is the task done."""
         return self.success is not False
 
+    @cached_property
+    def progress(self) -> FloatArray:
+        """What time says of each frame's progress, in [0, 1], shape (F,): 1 from where nothing moves any more."""
+        frames = self.embeddings
+        whole = float(np.linalg.norm(frames[-1] - frames[0]))
+        moving = np.flatnonzero(np.linalg.norm(frames - frames[-1], axis=1) > STILL * whole)
+        arrival = max(1, int(moving[-1]) + 1) if len(moving) else len(frames) - 1
+        return np.minimum(np.arange(len(frames)) / arrival, 1.0).astype(np.float32)
+
+    @cached_property
+    def done(self) -> FloatArray:
+        """What time and outcome say of "done" in each frame: 0, 1, or NaN where they say nothing; shape (F,)."""
+        if not self.shows_how:
+            return np.zeros(len(self.embeddings), np.float32)
+        p = self.progress
+        return np.select([p > DONE_FROM, p < NOT_DONE_UNTIL], [1.0, 0.0], np.nan).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class PairSettings:
@@ -54,7 +73,7 @@ class PairSettings:
         late_start: Share of groups whose first frame is not the episode's.
         same: Share of groups of one and the same frame.
         ends: Share of groups whose later frame is among the episode's last, for the head that says "done".
-        reference: Share of batches that come with a reference trajectory.
+        shown: Share of batches that come with a reference trajectory.
         reference_frames: Its length, K.
     """
 
@@ -63,7 +82,7 @@ class PairSettings:
     late_start: float = 0.5
     same: float = 0.05
     ends: float = 0.3
-    reference: float = 0.5
+    shown: float = 0.5
     reference_frames: int = 9
 
 
@@ -132,7 +151,7 @@ class PairSampler:
 
     def draw(self, groups: int) -> PairBatch:
         """Return a batch of ``groups`` groups of four pairs."""
-        with_reference = self._rng.random() < self._settings.reference
+        with_reference = self._rng.random() < self._settings.shown
         rows = [self._group(with_reference) for _ in range(groups)]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         return PairBatch(
@@ -148,7 +167,7 @@ class PairSampler:
         episode = pool[text][rng.integers(len(pool[text]))]
         mismatched = rng.random() < s.mismatched
         asked = self._others[text][rng.integers(len(self._others[text]))] if mismatched else text
-        pairs = self._pairs(len(episode.embeddings))
+        pairs = self._pairs(episode)
         first = int(rng.integers(int(pairs.min()) + 1)) if rng.random() < s.late_start else 0
         frames = episode.embeddings
         earlier, later = frames[pairs[:, 0]], frames[pairs[:, 1]]
@@ -157,9 +176,8 @@ class PairSampler:
         elif failed:
             delta, done = np.full(4, np.nan), np.zeros(4)
         else:
-            last = len(frames) - 1
-            delta = remaining_delta(pairs[:, 0] / last, pairs[:, 1] / last)
-            done = np.select([pairs[:, 1] > DONE_FROM * last, pairs[:, 1] < NOT_DONE_UNTIL * last], [1.0, 0.0], np.nan)
+            delta = remaining_delta(episode.progress[pairs[:, 0]], episode.progress[pairs[:, 1]])
+            done = episode.done[pairs[:, 1]]
             whole = np.linalg.norm(frames[-1] - frames[0])
             delta = np.where(np.linalg.norm(later - earlier, axis=1) < STILL * whole, 0.0, delta)
         group = {
@@ -175,12 +193,13 @@ class PairSampler:
             group |= {"reference": np.tile(reference, (4, 1, 1)), "percent": np.tile(percent, (4, 1))}
         return group
 
-    def _pairs(self, frames: int) -> np.ndarray:
+    def _pairs(self, episode: CriticEpisode) -> np.ndarray:
         """Return four pairs of frame numbers, shape (4, 2): two near ones and two far ones, each both ways round."""
         s, rng = self._settings, self._rng
+        frames = len(episode.embeddings)
         i = int(rng.integers(frames - 1))
         if rng.random() < s.ends:
-            j = int(rng.integers(int(DONE_FROM * (frames - 1)), frames))
+            j = int(rng.integers(int(np.argmax(episode.progress > DONE_FROM)), frames))
         else:
             j = i if rng.random() < s.same else int(rng.integers(frames))
         return np.array([(i, i + 1), (i + 1, i), (i, j), (j, i)])

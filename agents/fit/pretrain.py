@@ -57,7 +57,7 @@ class PretrainSettings:
     phrasings: int = 2000
     distil_steps: int = 2000
     pictures: dict[str, int] = field(
-        default_factory=lambda: {"cartpole": 12_000, "mountaincar": 6_000, "humanoid": 24_000}
+        default_factory=lambda: {"cartpole": 12_000, "mountaincar": 6_000, "humanoid": 24_000, "tabletop": 24_000}
     )
     plain_share: float = 0.4
     fit: FitSettings = field(default_factory=FitSettings)

@@ -17,13 +17,16 @@ the track. What differs from VLM-RM, and why:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Unpack
 
 import gymnasium as gym
 import numpy as np
 
 from vlmreward.envs.classic.canvas import Canvas, Colour, View
+from vlmreward.envs.classic.cartpole_policies import POLICIES
 from vlmreward.envs.classic.task_env import Picture, TaskEnv
 from vlmreward.envs.task import Task
 from vlmreward.errors import ConfigError
@@ -257,6 +260,15 @@ class CartPoleEnv(TaskEnv):
         if self._canvas is None:
             self._canvas = make_canvas(self.width, self.height, self.quality, Appearance())
         return draw(self._canvas, self.state, Appearance())
+
+    @property
+    def scripted_policies(self) -> dict[str, Callable[[CartPoleEnv, np.random.Generator], Callable[[], np.ndarray]]]:
+        """Policies by name, whatever the task; called in a begun episode, one gives what chooses its actions."""
+
+        def begin(name: str, env: CartPoleEnv, rng: np.random.Generator) -> Callable[[], np.ndarray]:
+            return lambda: np.asarray(POLICIES[name](env._obs()))
+
+        return {name: partial(begin, name) for name in POLICIES}
 
     def _obs(self) -> np.ndarray:
         x, x_dot, theta, theta_dot = self.state

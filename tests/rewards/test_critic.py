@@ -78,8 +78,8 @@ def test_what_is_no_critic_is_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other")
     with pytest.raises(WeightsError, match="no progress critic"):
         Critic.load(tmp_path / "other")
-    about = {"kind": "vlmreward progress critic", "net": json.dumps({"dim": DIM}), "meta": "{}"}
-    save_file({"x": torch.zeros(1)}, tmp_path / "bent", about)
+    about = json.dumps({"net": {"dim": DIM}, "meta": {}})
+    save_file({"x": torch.zeros(1)}, tmp_path / "bent", {"vlmreward progress critic": about})
     with pytest.raises(WeightsError, match="can't be read"):
         Critic.load(tmp_path / "bent")
 

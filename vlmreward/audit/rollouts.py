@@ -10,6 +10,7 @@ high VOC alone shows nothing.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from vlmreward.audit.draws import Draws, ratio
 from vlmreward.audit.metrics import Metric
@@ -25,6 +26,18 @@ def voc(draws: Draws) -> Array:
     return _mean_voc(draws, np.ones(len(draws.starts)))
 
 
+def spearman_within(draws: Draws, label: str) -> Array:
+    """Mean over rollouts of Spearman(score, label), in [-1, 1]: does the score follow the label in the course of one?
+
+    Rollouts in which score or label is constant are left out; NaN where that is all of them.
+
+    Args:
+        draws: Replicates.
+        label: ``"progress"`` or a cue.
+    """
+    return _mean_defined(draws, _spearman_of_rollouts(draws, draws.label(label)), np.ones(len(draws.starts)))
+
+
 def voc_gap(draws: Draws) -> Array:
     """Failure discrimination: VOC of the rollouts that end in success less that of the others, in [-2, 2].
 
@@ -38,26 +51,30 @@ def voc_gap(draws: Draws) -> Array:
 
 def voc_undefined(draws: Draws) -> Array:
     """Share of rollouts without a VOC, in [0, 1]: the score is constant there, or only one frame is scored."""
-    missing = np.isnan(_voc_of_rollouts(draws)).astype(np.float64)
+    missing = np.isnan(_spearman_of_rollouts(draws, draws.sample.step)).astype(np.float64)
     return ratio(draws.total_of_groups(missing), draws.total_of_groups(np.ones(len(missing))))
 
 
 def _mean_voc(draws: Draws, kept: Array) -> Array:
     """Return the mean VOC over the rollouts that are kept, (groups,) of 0 and 1, and defined."""
-    values = _voc_of_rollouts(draws)
+    return _mean_defined(draws, _spearman_of_rollouts(draws, draws.sample.step), kept)
+
+
+def _mean_defined(draws: Draws, values: Array, kept: Array) -> Array:
+    """Return the mean of values (groups, S) over the rollouts that are kept, (groups,) of 0 and 1, and not NaN."""
     defined = np.isfinite(values) * kept[:, None]
     return ratio(draws.total_of_groups(np.where(defined, values, 0.0)), draws.total_of_groups(defined))
 
 
-def _voc_of_rollouts(draws: Draws) -> Array:
-    """Return Spearman(score, time) of each rollout, shape (groups, S)."""
+def _spearman_of_rollouts(draws: Draws, others: npt.NDArray[np.generic]) -> Array:
+    """Return Spearman(score, other number), others (N,), of each rollout, shape (groups, S)."""
     out = np.full((len(draws.starts), draws.scores.shape[1]), np.nan)
     for i, (start, size) in enumerate(zip(draws.starts, draws.sizes, strict=True)):
         rows = slice(start, start + size)
-        time = centred_ranks(draws.sample.step[None, rows].astype(np.float64))[0]
         if size >= 2:
+            other = centred_ranks(others[None, rows].astype(np.float64))[0]
             places = centred_ranks(draws.scores[rows].T)
-            out[i] = ratio(places @ time, np.sqrt((places**2).sum(axis=1) * (time @ time)))
+            out[i] = ratio(places @ other, np.sqrt((places**2).sum(axis=1) * (other @ other)))
     return out
 
 

@@ -109,6 +109,20 @@ examples:
 Row t gets the reward of frame t + 1; a row without one is marked in <name>_valid. A report card over a sample comes
 first: labels that tell nothing are refused, with the figures. Interrupted, the same command goes on.
 """,
+    "fit-critic": """\
+Train a progress critic on recorded episodes: how far along is the task, and is it done?
+
+usage: vlmreward fit-critic dataset=<recorded episodes> [dataset=...] [key=value ...]
+
+examples:
+  vlmreward fit-critic dataset=recordings
+  vlmreward fit-critic dataset=lift dataset=stack out=runs/critic encoder=siglip2
+  vlmreward label dataset=recordings reward=critic_progress reward.path=runs/critic/critic.safetensors
+  vlmreward train env=tabletop reward=critic reward.of.path=runs/critic/critic.safetensors
+
+It learns from the order of time alone, in any dataset that vlmreward inspect can read; episodes that are recorded as
+failures teach it what is not done. The last figures are those of episodes that were held out (docs/critic.md).
+""",
     "view": """\
 Write one page that shows recorded episodes with their labels: the film, curves of reward, success and progress with a
 cursor that follows it, several goals and models in one plot, and the frames at which the reward jumps.

@@ -29,7 +29,7 @@ from vlmreward.errors import WeightsError
 from vlmreward.types import FloatArray
 
 NAME = "vlmreward-mini"
-VERSION = "mini-2"
+VERSION = "mini-3"
 CONTEXT_LENGTH = 32
 WEIGHTS = f"{VERSION}.safetensors"
 DOMAIN_WEIGHT, DOMAIN_BIAS = "domain.weight", "domain.bias"
@@ -177,7 +177,7 @@ class MiniEncoder(ClipEncoder):
             if score < 0 and text not in self._warned:
                 self._warned.add(text)
                 warnings.warn(
-                    f"the embedded encoder knows only this project's cart-pole, mountain car and humanoid; {text!r} "
+                    f"the embedded encoder knows only this project's cart-pole, mountain car, humanoid and tabletop; {text!r} "
                     "is far from what it was trained on: its reward may mean nothing; use encoder=siglip2 or another "
                     "open_clip model for the open world",
                     stacklevel=2,

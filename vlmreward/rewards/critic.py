@@ -135,9 +135,9 @@ class Critic:
 
     def save(self, path: Path) -> None:
         """Write the critic to one file, whole or not at all."""
-        about = {"kind": KIND, "meta": json.dumps(asdict(self.meta)), "net": json.dumps(asdict(self.net.settings))}
+        about = json.dumps({"meta": asdict(self.meta), "net": asdict(self.net.settings)})
         state = {name: value.contiguous() for name, value in self.net.state_dict().items()}
-        write_bytes(path, save(state, about))
+        write_bytes(path, save(state, {KIND: about}))  # one entry: several come in any order, and bytes should repeat
 
     @classmethod
     def load(cls, path: str | Path) -> Critic:
@@ -150,12 +150,13 @@ class Critic:
             raise WeightsError(f"no critic at {path}: make one with vlmreward fit-critic dataset=... out={path}")
         try:
             with safe_open(path, framework="pt") as f:
-                about = f.metadata() or {}
+                metadata = f.metadata() or {}
                 state = {name: f.get_tensor(name) for name in list(f.keys())}
-            if about.get("kind") != KIND:
+            if KIND not in metadata:
                 raise WeightsError(f"{path} is no progress critic: give a file of vlmreward fit-critic")
-            net = CriticNet(NetSettings(**json.loads(about["net"])))
+            about = json.loads(metadata[KIND])
+            net = CriticNet(NetSettings(**about["net"]))
             net.load_state_dict(state)
-            return cls(net, CriticMeta(**json.loads(about["meta"])))
+            return cls(net, CriticMeta(**about["meta"]))
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
             raise WeightsError(f"the critic {path} can't be read ({e}): make it anew with vlmreward fit-critic") from e

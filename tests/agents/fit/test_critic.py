@@ -48,13 +48,13 @@ def test_pairs_by_hand():
     """An episode whose frame says its own number: every label follows from the two numbers in its row."""
     frames = np.zeros((21, DIM), np.float32)
     frames[:, 0] = np.arange(21)
-    settings = PairSettings(mismatched=0, failures=0, reference=0)
+    settings = PairSettings(mismatched=0, failures=0, shown=0)
     sampler = PairSampler([CriticEpisode(frames, "task 0")], TASKS, settings, np.random.default_rng(0))
     batch = sampler.draw(200)
     i, j, first = (x[:, 0] for x in (batch.earlier, batch.later, batch.initial))
     left = np.maximum(20 - i, 1)
     want = np.where(i == 20, np.where(j < 20, -1, 0), np.maximum((j - i) / left, -1))
-    assert batch.delta == pytest.approx(want)
+    assert batch.delta == pytest.approx(want, abs=1e-6)
     assert (first <= np.minimum(i, j)).all()
     assert (first > 0).any()
     assert (first == 0).any()
@@ -72,15 +72,27 @@ def test_frames_that_look_the_same_are_no_change():
     rng = np.random.default_rng(0)
     still = episode("task 0", np.repeat([0.0, 0.5, 1.0], 5), rng)
     frames = np.repeat(still.embeddings[::5], 5, axis=0)
-    settings = PairSettings(mismatched=0, failures=0, reference=0, ends=0)
+    settings = PairSettings(mismatched=0, failures=0, shown=0, ends=0)
     batch = PairSampler([CriticEpisode(frames, "task 0")], TASKS, settings, rng).draw(100)
     same = (batch.earlier == batch.later).all(axis=1)
     assert (batch.delta[same] == 0).all()
     assert (batch.delta[~same] != 0).all()
 
 
+def test_a_demonstration_that_stands_still_has_arrived():
+    rng = np.random.default_rng(0)
+    moving = episode("task 0", np.linspace(0, 1, 11), rng).embeddings
+    shown = CriticEpisode(np.concatenate([moving, np.tile(moving[-1], (10, 1))]), "task 0")
+    assert shown.progress == pytest.approx(np.minimum(np.arange(21) / 10, 1))
+    assert np.array_equal(shown.done, np.r_[np.zeros(8), np.nan, np.nan, np.ones(11)], equal_nan=True)
+    failed = CriticEpisode(shown.embeddings, "task 0", success=False)
+    assert np.array_equal(failed.done, np.zeros(21))
+    frozen = CriticEpisode(np.tile(moving[0], (5, 1)), "task 0")
+    assert frozen.progress == pytest.approx(np.linspace(0, 1, 5))  # nothing moved at all: time is what there is
+
+
 def test_another_instruction_is_no_progress_and_never_done():
-    settings = PairSettings(mismatched=1, failures=0, reference=0)
+    settings = PairSettings(mismatched=1, failures=0, shown=0)
     batch = PairSampler(demonstrations(np.random.default_rng(0)), TASKS, settings, np.random.default_rng(0)).draw(50)
     assert (batch.delta == 0).all()
     assert (batch.done == 0).all()
@@ -89,7 +101,7 @@ def test_another_instruction_is_no_progress_and_never_done():
 def test_failures_are_not_done_and_say_nothing_else():
     rng = np.random.default_rng(0)
     episodes = [*demonstrations(rng), episode("task 1", np.linspace(0, 1, 30), rng, success=False)]
-    batch = PairSampler(episodes, TASKS, PairSettings(mismatched=0, failures=1, reference=0), rng).draw(50)
+    batch = PairSampler(episodes, TASKS, PairSettings(mismatched=0, failures=1, shown=0), rng).draw(50)
     assert np.isnan(batch.delta).all()
     assert (batch.done == 0).all()
 
@@ -102,7 +114,7 @@ def test_failures_alone_teach_nothing():
 
 def test_a_reference_is_of_the_instruction_that_is_asked_for():
     rng = np.random.default_rng(0)
-    settings = PairSettings(mismatched=0.5, reference=1, reference_frames=5)
+    settings = PairSettings(mismatched=0.5, shown=1, reference_frames=5)
     batch = PairSampler(demonstrations(rng), TASKS, settings, rng).draw(50)
     assert batch.reference.shape == (200, 5, DIM)
     assert np.allclose(batch.percent, [0, 0.25, 0.5, 0.75, 1])
