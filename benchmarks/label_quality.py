@@ -330,7 +330,9 @@ def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set(title=what, yticks=range(len(results)), yticklabels=[title(found) for found in results])
         axes.title.set_fontsize(9)
     grid[0, 0].invert_yaxis()
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
 
@@ -346,7 +348,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=PICTURE, help="what --report draws")
     parser.add_argument("--report", action="store_true", help="print tables in Markdown, and draw")
     arguments = parser.parse_args()
-    chosen = [(subject, arguments.folder / f"{subject.name}.json") for subject in SUBJECTS if subject.name in arguments.tasks]
+    chosen = [
+        (subject, arguments.folder / f"{subject.name}.json") for subject in SUBJECTS if subject.name in arguments.tasks
+    ]
     if not arguments.report:
         settings = {"encoder": make_encoder("mini", "cpu").id, "episodes": arguments.episodes, "seed": SEED}
         arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def read_frames(path: str | Path, number: int, camera: str | None, count: int) -
     if type(number) is not int or not 0 <= number < len(dataset.episodes):
         raise ConfigError(f"reference_episode must be in [0, {len(dataset.episodes) - 1}], got {number}")
     camera = dataset.cameras[0] if camera is None and len(dataset.cameras) == 1 else camera
-    if camera not in dataset.cameras:
+    if camera is None or camera not in dataset.cameras:
         raise ConfigError(f"reference_camera must be one of {', '.join(dataset.cameras)}, got {camera}")
     episode = dataset.episodes[number]
     wanted = np.rint(np.linspace(0, episode.frames - 1, count)).astype(int)

@@ -107,9 +107,9 @@ def test_examples_are_shuffled_with_their_percentages(fixed_judge, write_dataset
     judge = fixed_judge("")
     GvlReward(judge, "stack", pictures=5, reference=path).compute_reward(episode(3))
     parts = judge.questions[0].parts
-    example = parts[1:15]  # heading, first frame's heading and picture, 3 parts a frame
+    example = parts[1:16]  # two headings and the first frame, then 3 parts a frame
     numbers = {}
-    for text, picture, percent in zip(example[3::3], example[4::3], example[5::3], strict=False):
+    for text, picture, percent in zip(example[3::3], example[4::3], example[5::3], strict=True):
         assert text.startswith("\nFrame ")
         numbers[next(i for i, f in enumerate(frames) if np.array_equal(f, picture))] = percent
     assert numbers == {1: " 25%", 2: " 50%", 3: " 75%", 4: " 100%"}

@@ -186,7 +186,7 @@ class HttpJudge:
     async def _try(self, question: Question, client: httpx2.AsyncClient) -> Answer:
         """Send a question until there is an answer, or no more reason to try."""
         body = request_body(question, self._model, self._top_logprobs, self._parameters)
-        usage, last = Usage(), ""
+        usage, reply, last = Usage(), Reply(), ""
         for number in range(self._retries + 1):
             reserved = most_tokens(question, self._picture_tokens, self._parameters) + self._surplus
             if spent := await self._budget.reserve(reserved):
@@ -201,7 +201,7 @@ class HttpJudge:
             finally:
                 await self._budget.settle(reserved, used)
             usage += Usage(calls=1, tokens=used)
-            text, logprobs, _, last = attempt.reply
+            reply, last = attempt.reply, attempt.reply.reason
             if not attempt.again or number == self._retries:
                 break
             wait = min(FIRST_WAIT * 2**number, self._max_wait) if attempt.wait is None else attempt.wait
@@ -211,7 +211,7 @@ class HttpJudge:
             if attempt.wait is not None:
                 self._pace.pause(wait)  # it is meant for all
             await asyncio.sleep(wait)
-        return Answer(text, logprobs, last, usage)
+        return Answer(reply.text, reply.logprobs, last, usage)
 
     async def _send(self, client: httpx2.AsyncClient, body: bytes, question: Question) -> _Attempt:
         try:

@@ -71,7 +71,8 @@ class RubricReward(JudgedReward):
         super().__init__(judge, goal)
         self.context = check_view(view, pictures)
         check_choice("estimate", estimate, get_args(Estimate))
-        self.view, self.pictures, self.estimate = view, pictures, estimate
+        self.view: View = view
+        self.pictures, self.estimate = pictures, estimate
         self._text = ASKS.format(what="The picture" if view == "frame" else "The video", task=self.task)
 
     def compute_reward(self, batch: FrameBatch) -> RewardBatch:

@@ -107,7 +107,8 @@ class VlacReward(JudgedReward):
         if not isinstance(both_ways, bool):
             raise ConfigError(f"both_ways must be true or false, got {both_ways!r}")
         self.context: Context = "prefix" if asks == "pair" else "frame"
-        self.asks, self.stride, self.rule, self.both_ways, self.estimate = asks, stride, rule, both_ways, estimate
+        self.rule: Rule = rule
+        self.asks, self.stride, self.both_ways, self.estimate = asks, stride, both_ways, estimate
         self.reference, self.reference_episode = reference, reference_episode
         self.reference_camera, self.reference_frames = reference_camera, reference_frames
         self._example: list[str | Picture] = []

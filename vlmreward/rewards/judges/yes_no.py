@@ -68,7 +68,8 @@ class YesNoReward(JudgedReward):
         super().__init__(judge, goal)
         self.context = check_view(view, pictures)
         check_choice("value", value, get_args(Value))
-        self.view, self.pictures, self.value, self.reference_picture = view, pictures, value, reference_picture
+        self.view: View = view
+        self.pictures, self.value, self.reference_picture = pictures, value, reference_picture
         self._goal_picture: list[Picture] = []
         what = FRAME if view == "frame" else PREFIX
         if reference_picture is not None:
