@@ -40,7 +40,7 @@ def test_tokens_are_reserved_before_and_given_back_after(server, make_question):
 @pytest.mark.parametrize("seed", range(4))
 def test_budget_holds_when_anything_may_happen(server, make_question, seed):
     rng = np.random.default_rng(seed)
-    fates = rng.choice(["answer", "busy", "broken", "hang up", "late", "nonsense"], 400)
+    fates = rng.choice(["answer", "busy", "broken", "hang up", "late", "nonsense"], 400).tolist()
     costs = rng.integers(1, 600, 400)
 
     def behave(handler, request, number):

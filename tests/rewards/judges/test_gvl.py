@@ -118,4 +118,4 @@ def test_examples_are_shuffled_with_their_percentages(fixed_judge, write_dataset
     with pytest.raises(ConfigError, match=r"reference_episode must be in \[0, 0\], got 3"):
         GvlReward(judge, "stack", reference=path, reference_episodes=[3])
     with pytest.raises(ConfigError, match="reference_episodes must be a list of numbers"):
-        GvlReward(judge, "stack", reference=path, reference_episodes="0")
+        GvlReward(judge, "stack", reference=path, reference_episodes="0")  # type: ignore[arg-type]

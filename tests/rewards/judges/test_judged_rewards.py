@@ -10,9 +10,11 @@ import yaml
 from vlmreward.errors import ConfigError, FramesError, UnknownNameError
 from vlmreward.rewards import _REWARDS, make_reward, make_reward_from_config
 from vlmreward.rewards.judges import list_judges, make_judge, register_judge
+from vlmreward.rewards.judges.judged import JudgedReward
 from vlmreward.rewards.judges.pictures import resize
 from vlmreward.rewards.judges.scripted_judge import ScriptedJudge, TruthTable
 from vlmreward.rewards.judges.vlac import SIZE
+from vlmreward.testing.fakes import ProjectionEncoder
 from vlmreward.types import FrameBatch, RewardModel
 
 CONFIGS = {
@@ -20,6 +22,7 @@ CONFIGS = {
     for path in (resources.files("vlmreward.configs") / "reward").iterdir()
     if "judge" in (config := yaml.safe_load(path.read_text(encoding="utf-8")))
 }
+ENCODER = ProjectionEncoder()
 OUTSIDE = {"name", "judge", "scale", "normalise", "combine", "env_weight"}
 CASES = {name: {} for name in CONFIGS} | {
     "yes_no video": {"view": "prefix", "pictures": 3},
@@ -29,7 +32,7 @@ CASES = {name: {} for name in CONFIGS} | {
     "vlac one way": {"both_ways": False},
     "vlac done": {"asks": "done"},
 }
-EPISODES, LENGTH = 3, 7
+EPISODES, LENGTH = 3, 5
 N = EPISODES * LENGTH
 
 
@@ -146,12 +149,15 @@ def test_config_names_settings_and_builds_with_a_judge(name, tmp_path, batch):
     np.savez(tmp_path / "truth.npz", frames=batch.frames, progress=np.zeros(N))
     judge = {"name": "scripted", "path": str(tmp_path / "truth.npz")}
     config = {**CONFIGS[name], "judge": judge}
-    model, transform = make_reward_from_config(config, None, goal=["a", "b"], baseline=["c"])
+    model, transform = make_reward_from_config(config, ENCODER, goal=["a", "b"], baseline=["c"])
+    assert isinstance(model, JudgedReward)
     assert model.task == "a / b"
     for key in config.keys() - OUTSIDE:
         assert getattr(model, key) == config[key]
     assert transform.scale == config["scale"]
-    assert make_reward_from_config(config, None, goal="other")[0].judge is model.judge
+    other, _ = make_reward_from_config(config, ENCODER, goal="other")
+    assert isinstance(other, JudgedReward)
+    assert other.judge is model.judge
 
 
 def test_judge_is_found_by_its_name():
@@ -159,12 +165,12 @@ def test_judge_is_found_by_its_name():
     with pytest.raises(UnknownNameError, match="unknown judge 'htpt': did you mean 'http'"):
         make_judge({"name": "htpt"})
     with pytest.raises(ConfigError, match=r"judge 'http' needs the setting 'url': give reward\.judge\.url="):
-        make_reward("yes_no", None, goal="a", judge={"name": "http"})
+        make_reward("yes_no", ENCODER, goal="a", judge={"name": "http"})
     with pytest.raises(ConfigError, match="judge 'http' has no setting 'ulr': did you mean 'url'"):
         make_judge({"name": "http", "ulr": "x"})
     for nothing in (None, "http", {}):
         with pytest.raises(ConfigError, match=r"reward.judge must hold|the config of judge needs 'name'"):
-            make_reward("yes_no", None, goal="a", judge=nothing)
+            make_reward("yes_no", ENCODER, goal="a", judge=nothing)
     with pytest.raises(ValueError, match="registered already"):
         register_judge("http", "somewhere:Else")
 

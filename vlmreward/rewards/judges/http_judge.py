@@ -134,6 +134,8 @@ class HttpJudge:
         self._budget, self._pace = Budget(budget_calls, budget_tokens), Pace(per_minute)
         self._cache = None if cache is None else AnswerCache(cache)
         self._lock, self._surplus = threading.Lock(), 0
+        # made once: reading the certificates takes longer than a request; over http nothing reads them
+        self._tls = self._http.create_ssl_context() if self._url.startswith("https:") else False
         told = {"top_logprobs": top_logprobs, **self._parameters}
         self.id = f"http {self._url} {model} {json.dumps(told, sort_keys=True, default=str)}"
         self.licence, self.usage = licence, Usage()
@@ -167,7 +169,12 @@ class HttpJudge:
             headers["Authorization"] = f"Bearer {key}"
         limits = self._http.Limits(max_connections=self._concurrency)
         async with self._http.AsyncClient(
-            headers=headers, timeout=self._timeout, limits=limits, follow_redirects=False, trust_env=False
+            headers=headers,
+            timeout=self._timeout,
+            limits=limits,
+            verify=self._tls,
+            follow_redirects=False,
+            trust_env=False,
         ) as client:
             answers = await asyncio.gather(*(self._answer(k, q, client, free, key) for k, q in questions.items()))
         return dict(zip(questions, answers, strict=True))
