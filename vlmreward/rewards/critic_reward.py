@@ -74,7 +74,8 @@ class CriticReward:
             )
         check_choice("estimate", estimate, get_args(Estimate))
         check_choice("rule", rule, get_args(Rule))
-        self.estimate, self.rule = estimate, rule
+        self.estimate = estimate
+        self.rule: Rule = rule
         self.stride = self.critic.meta.stride if stride is None else stride
         if type(self.stride) is not int or self.stride < 1:
             raise ConfigError(f"stride must be a number of frames >= 1, got {stride!r}")

@@ -36,6 +36,7 @@ def test_answers_follow_from_the_truth():
     *texts, last = judge.ask(asked)
     assert [t.text for t in texts] == ["1", "0", "+25", "+25", "-50", "Frame 1: 50%\nFrame 2: 0%\nFrame 3: 25%", "3"]
     assert last.text == "False"
+    assert last.logprobs is not None
     assert [np.exp(p.low) for p in last.logprobs] == pytest.approx([0.5, 0.5])
     assert judge.usage.calls == 8
 
@@ -44,7 +45,7 @@ def test_it_errs_as_often_as_it_should_whatever_the_order():
     judge = ScriptedJudge(truth=TABLE, error_rate=0.1, seed=3)
     asked = pairs()
     texts = [a.text for a in judge.ask(asked)]
-    signs = np.sign([int(t) for t in texts])
+    signs = np.sign([int(text or "no answer") for text in texts])
     right = np.sign(np.round(100 * PROGRESS[1:]) - np.round(100 * PROGRESS[:-1]))
     wrong = (signs != right)[(right != 0) & (signs != 0)].mean()
     assert abs(wrong - 0.1) < 4 * np.sqrt(0.09 / N)

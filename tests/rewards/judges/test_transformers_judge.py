@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
         eos_token_id=2,
         initializer_range=0.4,  # answers that are sure of themselves, and differ
     )
-    config = LlavaConfig(
+    config = LlavaConfig(  # type: ignore[call-arg]
         vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>")
     )
     model = LlavaForConditionalGeneration(config)
@@ -146,7 +146,6 @@ def by_hand(judge, asked, tokens):
 
 
 def test_questions_are_answered_in_one_call_as_one_by_one(judge):
-    assert isinstance(judge, VisionLanguageModel)
     together = judge.ask(QUESTIONS)
     assert judge.calls == [("generate", len(QUESTIONS))]
     alone = [judge.ask([q])[0] for q in QUESTIONS]
@@ -154,6 +153,11 @@ def test_questions_are_answered_in_one_call_as_one_by_one(judge):
     assert len({a.text for a in together}) == len(QUESTIONS)
     assert [a.usage.tokens for a in together] == [a.usage.tokens for a in alone]
     assert sum(a.usage.calls for a in together) == 1
+
+
+def test_judge_keeps_the_contract(shared):
+    assert isinstance(shared, VisionLanguageModel)
+    assert shared.licence == "MIT"
 
 
 def test_single_words_cost_one_forward_call_with_a_row_for_each_question(judge):
@@ -211,7 +215,7 @@ def test_texts_and_log_probabilities_may_be_asked_together(judge):
 
 def test_pictures_and_texts_matter(judge):
     one, other = question(3, continuations=("y", "n")), question(3, continuations=("y", "n"))
-    brighter = 255 - other.parts[1]
+    brighter = 255 - other.pictures[0]
     changed = Question((other.parts[0], brighter, *other.parts[2:]), continuations=("y", "n"))
     a, b = judge.ask([one, changed])
     assert abs(a.logprobs[0].low - b.logprobs[0].low) > 1e-3

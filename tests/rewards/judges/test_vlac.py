@@ -14,6 +14,11 @@ def batch(n):
     return FrameBatch(np.zeros(n, np.int64), np.arange(n), frames=frames)
 
 
+def pictures_of(made):
+    assert made.frames is not None
+    return made.frames
+
+
 def text_of(question):
     return "".join(part if isinstance(part, str) else "<image>" for part in question.parts)
 
@@ -47,7 +52,7 @@ def test_pair_is_asked_in_the_form_of_the_weights(fixed_judge):
     judge, frames = fixed_judge("0", "0"), batch(3)
     VlacReward(judge, "open the drawer", both_ways=False, stride=2).compute_reward(frames)
     assert [text_of(q) for q in judge.questions] == [PAIR, PAIR]
-    small = [np.asarray(Image.fromarray(f).resize((448, 448), Image.Resampling.LANCZOS)) for f in frames.frames]
+    small = [np.asarray(Image.fromarray(f).resize((448, 448), Image.Resampling.LANCZOS)) for f in pictures_of(frames)]
     for question, rows in zip(judge.questions, [(0, 1), (0, 2)], strict=True):
         for shown, row in zip(question.pictures, rows, strict=True):
             np.testing.assert_array_equal(shown, small[row])
@@ -64,7 +69,7 @@ def test_one_shot_form_has_the_trajectory_then_the_start_then_the_pair(fixed_jud
         "<trajectory> <task> open the drawer </task>: 0% <image>\n 33% <image>\n 66% <image>\n 100% <image>\n"
         "</trajectory>0% <image>\nThis image is the trajectory beginning of the following two images\n" + PAIR
     )
-    expected = [*shown[[0, 2, 4, 6]], *frames.frames[[0, 1, 2]]]
+    expected = [*shown[[0, 2, 4, 6]], *pictures_of(frames)[[0, 1, 2]]]
     for picture, frame in zip(judge.questions[1].pictures, expected, strict=True):
         np.testing.assert_array_equal(
             picture, np.asarray(Image.fromarray(frame).resize((448, 448), Image.Resampling.LANCZOS))
@@ -110,7 +115,7 @@ def test_done_is_asked_of_single_frames(fixed_judge):
     judge = fixed_judge("1", "0", "2", "0.5", "yes")
     scored = VlacReward(judge, "open the drawer", asks="done").compute_reward(batch(5))
     assert scored.valid.tolist() == [True, True, False, False, False]
-    assert scored.reward[:2].tolist() == scored.success[:2].tolist() == [1, 0]
+    assert scored.reward[:2].tolist() == np.asarray(scored.success)[:2].tolist() == [1, 0]
     assert scored.reasons[4] == "the reply is not 0 or 1: yes"
     assert text_of(judge.questions[0]) == (
         "<image>\nThe 1 means yes, the 0 means no. Check if the robot has completed its task: "
