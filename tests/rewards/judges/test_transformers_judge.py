@@ -73,7 +73,9 @@ def folder(tmp_path_factory):
         initializer_range=0.4,  # answers that are sure of themselves, and differ
     )
     config = LlavaConfig(  # type: ignore[call-arg]
-        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>")
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),  # type: ignore[call-arg]
     )
     model = LlavaForConditionalGeneration(config)
     model.generation_config.eos_token_id = 2
