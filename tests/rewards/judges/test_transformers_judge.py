@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
         eos_token_id=2,
         initializer_range=0.4,  # answers that are sure of themselves, and differ
     )
-    config = LlavaConfig(  # type: ignore[call-arg]
+    config = LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),  # type: ignore[call-arg]

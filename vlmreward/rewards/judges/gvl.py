@@ -115,9 +115,7 @@ class GvlReward(JudgedReward):
             percents, why = read_percents(answer, len(order))
             for place, percent in zip(known[1:][order].tolist(), percents, strict=True):
                 rewards[place] = np.nan if percent is None else percent / 100
-            own = rewards[known]
-            rewards[rows] = np.interp(batch.step[rows], batch.step[known], own)  # NaN beside a NaN
-            rewards[known] = own
+            rewards[rows] = np.interp(batch.step[rows], batch.step[known], rewards[known])  # NaN beside a NaN
             reasons |= dict.fromkeys(rows[np.isnan(rewards[rows])].tolist(), why)
         return batch_of(rewards.tolist(), reasons, progress=rewards.astype(np.float32))
 
