@@ -54,6 +54,8 @@ NOT_RUN = {
     "make fix": "rewrites the checkout",
     "pip install": "needs the network",
     ".venv/bin/pytest": "runs these tests",
+    "vlmreward train env=cartpole reward=yes_no": "needs a server; tests/cli/test_judge.py starts one",
+    "vlmreward train env=cartpole reward=rubric": "needs weights; test_transformers_judge.py makes some",
     "vlmreward label dataset=datasets/swing engine=ray": "starts servers; tests/labelling/test_ray_engine.py does",
     "vlmreward pretrain-mini": "takes an hour and a teacher; tests/agents/fit/test_pretrain.py runs its stages",
 }

@@ -19,13 +19,15 @@ from vlmreward.rewards.transform import RewardTransform
 from vlmreward.testing.films import write_films
 from vlmreward.types import FrameBatch, RewardModel
 
-CONFIGS = {
+ALL = {
     path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text(encoding="utf-8"))
     for path in (resources.files("vlmreward.configs") / "reward").iterdir()
     if path.name.endswith(".yaml")
 }
+CONFIGS = {file: config for file, config in ALL.items() if "judge" not in config}  # the others: test_judged_rewards.py
+JUDGED = {config["name"] for config in ALL.values() if "judge" in config}
 CASES = {f"config-{name}": config for name, config in CONFIGS.items()}
-CASES |= {f"plain-{name}": {"name": name} for name in list_rewards()}
+CASES |= {f"plain-{name}": {"name": name} for name in list_rewards() if name not in JUDGED}
 # Alone a difference of potentials has nothing to be learned from it; its gamma is the agent's.
 CONFIGS["potential"]["gamma"] = 0.97
 CASES["plain-potential"]["combine"] = "add"
@@ -186,7 +188,7 @@ def test_law_a_broken_embedding_is_never_a_number(build):
 
 @pytest.mark.parametrize("name", list_rewards())
 def test_every_reward_has_a_config(name):
-    assert name in {config["name"] for config in CONFIGS.values()}
+    assert name in {config["name"] for config in ALL.values()}
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS))

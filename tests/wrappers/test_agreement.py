@@ -39,9 +39,9 @@ ACTIONS = np.random.default_rng(3).integers(0, 3, (N_STEPS, N_ENVS))
 ACTIONS[:, 0] = 2
 PREFIX = partial(LinearReward, context="prefix")
 CONFIGS = {
-    path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.name.removesuffix(".yaml"): config
     for path in (resources.files("vlmreward.configs") / "reward").iterdir()
-    if path.name.endswith(".yaml")
+    if path.name.endswith(".yaml") and "judge" not in (config := yaml.safe_load(path.read_text(encoding="utf-8")))
 }
 CONFIGS["potential"]["gamma"] = 0.97
 del CONFIGS["success"]  # needs a fitted critic, and is a function of one row's success alone

@@ -25,6 +25,7 @@ GROUPS_OF_SETTINGS = (
     "env.kwargs",
     "encoder",
     "reward",
+    "reward.judge",
     "reward.of",
     "reward.parts",
     "agent",
@@ -32,7 +33,7 @@ GROUPS_OF_SETTINGS = (
     "pictures",
     "ray",
 )
-OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.of.", "reward.parts.")
+OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.judge.", "reward.of.", "reward.parts.")
 OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these
 
 

@@ -1,7 +1,8 @@
 """Reward models, by name; a model's module is imported when its name is first used.
 
-A model is built from what its constructor takes: ``encoder`` and the prompts; or ``of``, another model whose rewards it
-shapes; or ``parts``, several models whose rewards it combines. Inner models are described as the outer one is, by
+A model is built from what its constructor takes: ``encoder`` and the prompts; ``judge``, a vision-language model that
+is asked about pictures, and the prompts; or ``of``, another model whose rewards it shapes; or ``parts``, several models
+whose rewards it combines. Inner models are described as the outer one is, by
 ``name`` and settings, and share its prompts.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from vlmreward.errors import ConfigError
 from vlmreward.registry import Registry
+from vlmreward.rewards.judges import make_judge
 from vlmreward.rewards.transform import TRANSFORM_KEYS, RewardTransform
 from vlmreward.types import Encoder, RewardModel
 
@@ -20,7 +22,7 @@ _REWARDS = Registry("reward")
 
 
 def register_reward(name: str, target: str) -> None:
-    """Add a reward model: a callable with a parameter named ``encoder``, ``of`` or ``parts``, and its own settings.
+    """Add a reward model: a callable that takes ``encoder``, ``judge``, ``of`` or ``parts``, and its own settings.
 
     Args:
         name: The name users write.
@@ -43,7 +45,8 @@ def make_reward(name: str, encoder: Encoder, /, **kwargs: Any) -> RewardModel:
     Args:
         name: One of :func:`list_rewards`.
         encoder: Frozen encoder of frames and prompts.
-        **kwargs: The model's own settings: ``goal``, ``baseline``, ``alpha``, ... A model that takes ``of`` or
+        **kwargs: The model's own settings: ``goal``, ``baseline``, ``alpha``, ... A model that takes ``judge`` gets the
+            one that a mapping with ``name`` and settings describes. A model that takes ``of`` or
             ``parts`` gets its inner models from ``of``, a mapping with ``name`` and settings (``clip`` if it is not
             given): one model, or one for each goal; and from ``parts``, more such mappings by name, each with a
             ``goal`` of its own.
@@ -63,6 +66,9 @@ def make_reward(name: str, encoder: Encoder, /, **kwargs: Any) -> RewardModel:
     if "parts" in takes:
         prompts, of, own = _split(kwargs)
         return _REWARDS.make(name, {"parts": _make_parts(of, own.pop("parts", None) or {}, encoder, prompts)}, **own)
+    if "judge" in takes:
+        judge = make_judge(kwargs.pop("judge", None))
+        return _REWARDS.make(name, {"judge": judge}, **kwargs)
     return _REWARDS.make(name, {"encoder": encoder}, **kwargs)
 
 
@@ -144,3 +150,7 @@ register_reward("constrained", "vlmreward.rewards.composite:ConstrainedReward")
 register_reward("critic", "vlmreward.rewards.critic_reward:CriticReward")
 register_reward("perceptual", "vlmreward.rewards.perceptual:PerceptualReward")
 register_reward("success", "vlmreward.rewards.shaped:SuccessReward")
+register_reward("yes_no", "vlmreward.rewards.judges.yes_no:YesNoReward")
+register_reward("gvl", "vlmreward.rewards.judges.gvl:GvlReward")
+register_reward("vlac", "vlmreward.rewards.judges.vlac:VlacReward")
+register_reward("rubric", "vlmreward.rewards.judges.rubric:RubricReward")

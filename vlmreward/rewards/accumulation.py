@@ -91,6 +91,23 @@ def accumulate(deltas: Floats, rule: Rule = "bounded", start: npt.ArrayLike = 0.
     return values
 
 
+def accumulate_strided(deltas: Floats, stride: int, rule: Rule = "bounded") -> Array:
+    """Return progress where each step leads from the frame ``stride`` frames before, or from the first one.
+
+    Args:
+        deltas: Step to each frame, in [-1, 1], shape (T,); that of the first frame is not looked at.
+        stride: Frames between the two of a step, >= 1.
+        rule: Of :func:`accumulate`.
+
+    Returns:
+        float64 in [0, 1], shape (T,), 0 first; NaN after an unknown step.
+    """
+    progress = np.zeros(len(deltas))
+    for phase in range(1, min(stride, len(deltas) - 1) + 1):  # steps that follow on one another
+        progress[phase::stride] = accumulate(deltas[phase::stride], rule)[1:]
+    return progress
+
+
 def fuse(forward: Floats, backward: Floats, deltas: Floats, sharpness: float = 20.0) -> tuple[Array, Array]:
     """Return progress from three estimates of it, as far as two of them agree, and how far they do.
 

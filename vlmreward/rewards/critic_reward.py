@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.errors import ConfigError, FramesError
-from vlmreward.rewards.accumulation import Rule, accumulate
+from vlmreward.rewards.accumulation import Rule, accumulate_strided
 from vlmreward.rewards.critic import Critic, Judgement, Reference
-from vlmreward.rewards.demos import open_demos, read_demo
+from vlmreward.rewards.demos import read_reference
 from vlmreward.rewards.prompted import Prompts, check_prompts, encode_prompts
 from vlmreward.rewards.settings import check_choice
 from vlmreward.types import Context, Encoder, FloatArray, FrameBatch, RewardBatch
@@ -74,7 +74,8 @@ class CriticReward:
             )
         check_choice("estimate", estimate, get_args(Estimate))
         check_choice("rule", rule, get_args(Rule))
-        self.estimate, self.rule = estimate, rule
+        self.estimate = estimate
+        self.rule: Rule = rule
         self.stride = self.critic.meta.stride if stride is None else stride
         if type(self.stride) is not int or self.stride < 1:
             raise ConfigError(f"stride must be a number of frames >= 1, got {stride!r}")
@@ -85,7 +86,8 @@ class CriticReward:
         self._reference = None
         if reference is not None:
             count = self.critic.meta.reference_frames
-            self._reference = read_reference(encoder, reference, reference_episode, reference_camera, count)
+            frames = read_reference(reference, reference_episode, reference_camera, count)
+            self._reference = Reference(encoder.encode_images(frames), np.linspace(0, 1, count, dtype=np.float32))
 
     def compute_reward(self, batch: FrameBatch) -> RewardBatch:
         """Score every row.
@@ -134,35 +136,13 @@ class CriticReward:
         progress = np.empty(len(order), np.float32)
         for begin, end in zip(begins, ends, strict=True):
             rows = order[begin:end]
-            progress[rows[0]] = np.where(np.isfinite(embeddings[rows[0]]).all(), 0.0, np.nan)
-            for phase in range(1, min(self.stride, end - begin - 1) + 1):  # steps that follow on one another
-                chain = rows[phase :: self.stride]
-                start = float(progress[rows[0]])
-                progress[chain] = accumulate(seen.delta[chain], self.rule, start)[1:]
+            if np.isfinite(embeddings[rows[0]]).all():
+                progress[rows] = accumulate_strided(seen.delta[rows], self.stride, self.rule)
+            else:
+                progress[rows] = np.nan
         return progress, seen
 
     def _compare(
         self, initial: Embeddings, earlier: Embeddings, later: Embeddings, both_ways: bool = True
     ) -> Judgement:
         return self.critic.compare(self._text, initial, earlier, later, self._reference, both_ways)
-
-
-def read_reference(encoder: Encoder, path: str | Path, number: int, camera: str | None, count: int) -> Reference:
-    """Read evenly spaced frames of an episode and encode them; its progress is taken to be its time.
-
-    Args:
-        encoder: Of its frames.
-        path: Dataset of any format.
-        number: Of the episode.
-        camera: Name of the camera; None: the only one.
-        count: Number of frames, K.
-
-    Raises:
-        DatasetError: The dataset can't be read, or a frame that is wanted can't be decoded.
-        ConfigError: There is no such episode or camera.
-    """
-    dataset, camera = open_demos(path, camera, "reference_camera")
-    if not 0 <= number < len(dataset.episodes):
-        raise ConfigError(f"reference_episode must be in [0, {len(dataset.episodes) - 1}], got {number}")
-    embeddings = encoder.encode_images(read_demo(dataset, dataset.episodes[number], camera, count))
-    return Reference(embeddings, np.linspace(0, 1, count, dtype=np.float32))

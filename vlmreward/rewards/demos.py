@@ -56,3 +56,25 @@ def read_demo(dataset: EpisodeDataset, episode: Episode, camera: str, count: int
                 raise ConfigError(f"{where} can't be decoded ({frame.reason}): give another episode")
             pictures[at] = frame
     return np.stack([pictures[at] for at in wanted.tolist()])
+
+
+def read_reference(path: str | Path, number: int, camera: str | None, count: int) -> Frames:
+    """Read evenly spaced frames of the episode that a reward takes as its reference.
+
+    Args:
+        path: Dataset of any format.
+        number: Of the episode.
+        camera: Name of the camera; None: the only one.
+        count: Number of frames, K.
+
+    Returns:
+        uint8, shape (K, H, W, 3).
+
+    Raises:
+        DatasetError: The dataset can't be read.
+        ConfigError: There is no such episode or camera, or a frame that is wanted can't be decoded.
+    """
+    dataset, camera = open_demos(path, camera, "reference_camera")
+    if type(number) is not int or not 0 <= number < len(dataset.episodes):
+        raise ConfigError(f"reference_episode must be in [0, {len(dataset.episodes) - 1}], got {number}")
+    return read_demo(dataset, dataset.episodes[number], camera, count)
