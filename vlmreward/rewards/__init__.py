@@ -112,6 +112,11 @@ def _make_inner(at: str, config: Any, encoder: Encoder, prompts: Mapping[str, An
             f"reward {name!r} decides how its rewards are transformed and can't stand inside another one, got it as "
             f"reward.{at}: make it the outermost"
         )
+    if getattr(model, "learns", False):
+        raise ConfigError(
+            f"reward {name!r} learns beside training and can't stand inside another one, got it as reward.{at}: give "
+            f"reward.{at}.path=<head.safetensors of a run>, or make it the outermost"
+        )
     return model
 
 
@@ -142,3 +147,5 @@ register_reward("soft_and", "vlmreward.rewards.composite:SoftAndReward")
 register_reward("product", "vlmreward.rewards.composite:ProductReward")
 register_reward("constrained", "vlmreward.rewards.composite:ConstrainedReward")
 register_reward("critic", "vlmreward.rewards.critic_reward:CriticReward")
+register_reward("preference", "vlmreward.rewards.learned:PreferenceReward")
+register_reward("distilled", "vlmreward.rewards.learned:DistilledReward")
