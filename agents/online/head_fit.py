@@ -77,8 +77,9 @@ def fit_head(
 def cross_entropy(said: list[Tensor], target: Tensor, shape: HeadSettings, lapses: float) -> Tensor:
     """Return the mean cross-entropy of answers.
 
-    Of a pair with rewards r0 and r1, ``P = exp r1 / (exp r0 + exp r1)`` is the probability of "the second"; of a frame its
-    reward is that of "yes". Who answers is taken to draw lots in a share of the cases: ``(1 - lapses) P + lapses / 2``.
+    Of a pair with rewards r0 and r1, ``P = exp r1 / (exp r0 + exp r1)`` is the probability of "the second"; of a frame
+    its reward is that of "yes". Who answers is taken to draw lots in a share of the cases:
+    ``(1 - lapses) P + lapses / 2``.
 
     Args:
         said: Scores before the squashing, shape (E, B), of one frame or of two.

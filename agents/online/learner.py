@@ -2,7 +2,8 @@
 
 One thread draws questions from the agent's frames, asks the annotator and fits a head; the main thread only hands work
 over and takes heads, so that environments never wait for an annotator (unless ``wait`` is set, for runs that can be
-repeated). Preferences and ratings differ in their questions alone. Buffers see the new version and label their rows anew.
+repeated). Preferences and ratings differ in their questions alone. Buffers see the new version and label their rows
+anew.
 """
 
 from __future__ import annotations

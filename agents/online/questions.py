@@ -26,8 +26,8 @@ class Examples:
     """Answers that a head is fitted to.
 
     Attributes:
-        x: What was asked about: embeddings, float16, shape (M, K, D), or frames, uint8, shape (M, K, H, W, 3); K is 2 for
-            pairs, 1 for single frames.
+        x: What was asked about: embeddings, float16, shape (M, K, D), or frames, uint8, shape (M, K, H, W, 3); K is 2
+            for pairs, 1 for single frames.
         target: Share of "the second" or of "yes", float32, shape (M,).
     """
 
@@ -191,7 +191,7 @@ def make_questions(model: LearnedReward) -> Questions:
 
 
 def are_alike(first: Frames, second: Frames, share: float) -> BoolArray:
-    """Return which pairs of pictures, uint8, shape (N, H, W, 3), differ in at most a share of their pixels, shape (N,)."""
+    """Return which pairs of pictures, uint8, shape (N, H, W, 3), differ in at most a share of their pixels, (N,)."""
     differs = np.abs(first.astype(np.int16) - second).max(axis=-1) > CHANGED
     return differs.mean(axis=(1, 2)) <= share
 

@@ -27,8 +27,8 @@ def rank_questions(sampling: Sampling, probability: FloatArray | None, count: in
 
     Args:
         sampling: ``uniform`` takes them as they were drawn.
-        probability: Of "yes", by each member of an ensemble, shape (E, N) with N >= 1; None: there is no ensemble yet, and
-            they are taken as they were drawn.
+        probability: Of "yes", by each member of an ensemble, shape (E, N) with N >= 1; None: there is no ensemble yet,
+            and they are taken as they were drawn.
         count: How many to ask about.
     """
     if probability is None or sampling == "uniform":

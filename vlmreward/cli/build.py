@@ -25,6 +25,7 @@ from vlmreward.cli.settings import TrainSettings
 from vlmreward.encoders import make_encoder_from_config
 from vlmreward.encoders.cached import CachedEncoder, open_cached
 from vlmreward.encoders.device import resolve_devices
+from vlmreward.errors import ConfigError
 from vlmreward.rewards import make_reward_from_config
 from vlmreward.rewards.head import Head
 from vlmreward.rewards.learned import LearnedReward

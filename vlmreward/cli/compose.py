@@ -25,12 +25,14 @@ GROUPS_OF_SETTINGS = (
     "reward",
     "reward.of",
     "reward.parts",
+    "reward.annotator",
+    "reward.learning",
     "agent",
     "eval",
     "pictures",
     "ray",
 )
-OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.of.", "reward.parts.")
+OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.of.", "reward.parts.", "reward.annotator.")
 OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these
 
 
