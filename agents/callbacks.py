@@ -21,6 +21,7 @@ from vlmreward.agents.last_step import LastStep, find_last_step
 from vlmreward.agents.online.learner import OnlineLearner
 from vlmreward.agents.progress import Progress
 from vlmreward.errors import ConfigError
+from vlmreward.rewards.head import HEAD_FILE
 from vlmreward.wrappers.scorer import Scorer
 
 SCORER_PHASES = ("env", "render", "encode", "wait")  # whose time the scorer counts
@@ -195,6 +196,10 @@ class TrainingCallback(BaseCallback):
         self._scorer.flush()  # what is saved counts the frames whose rewards are saved
         self.count()
         self._episodes.collect(self._scorer)
+        if (
+            self._learner is not None
+        ):  # for evaluations, and to label datasets; a run that is resumed has its checkpoint
+            self._learner.save_head(self._checkpointer.store.folder.parent / HEAD_FILE)
         self._checkpointer.save(self.safe_timesteps)
 
     def write_log(self) -> None:

@@ -5,15 +5,16 @@
     python benchmarks/learned_rewards.py --latency          # steps per second with a judge of 5 s, and without one
     python benchmarks/learned_rewards.py --table            # only print what there is
 
-``direct`` is the similarity to the goal in words (reward=clip). ``preference`` learns from a scripted judge's comparisons
-of pairs, asked in both orders, 10 % of which are wrong in either order; ``distilled`` from its ratings of single frames
-in 5 levels, 10 % of which are another level. The judge knows the true state; the agent and its reward see pictures alone.
-Every run is a `vlmreward train` with the environment's defaults, then `vlmreward evaluate` of 100 episodes from any start
-and 100 from the upright one. Runs whose JSON is there are not made again, so the study can be stopped at any time.
+``direct`` is the similarity to the goal in words (reward=clip). ``preference`` learns from a scripted judge's
+comparisons of pairs, asked in both orders, 10 % of which are wrong in either order; ``distilled`` from its ratings of
+single frames in 5 levels, 10 % of which are another level. The judge knows the true state; the agent and its reward see
+pictures alone. Every run is a `vlmreward train` with the environment's defaults, then `vlmreward evaluate` of 100
+episodes from any start and 100 from the upright one. Runs whose JSON is there are not made again, so the study can be
+stopped at any time.
 
-The latency study trains for some steps with each judge in turn, round by round, and compares what ``learn`` took by the
-clock on the wall: no judge (a budget of one call, for which no pair can be asked), one that answers at once, and one that
-sleeps for 5 s in every call.
+The latency study trains for some steps with each judge in turn, round by round, and compares what learning took by the
+clock on the wall: no judge (a budget of one call, for which no pair can be asked), one that answers at once, and one
+that sleeps for 5 s in every call.
 """
 
 from __future__ import annotations

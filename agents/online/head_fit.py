@@ -11,7 +11,7 @@ from torch import Tensor
 from vlmreward.agents.online.questions import Examples
 from vlmreward.rewards.head_net import EmbeddingHead, FrameHead, HeadSettings, make_net, squash
 
-NOISE = 0.1
+NOISE = 1.0
 """Standard deviation of what is added to embeddings, in their own standard deviations."""
 
 
@@ -27,7 +27,7 @@ class FitSettings:
         weight_decay: Of AdamW.
     """
 
-    steps: int = 300
+    steps: int = 150
     lapses: float = 0.1
     batch: int = 64
     learning_rate: float = 1e-3

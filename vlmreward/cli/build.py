@@ -27,7 +27,7 @@ from vlmreward.encoders.cached import CachedEncoder, open_cached
 from vlmreward.encoders.device import resolve_devices
 from vlmreward.errors import ConfigError
 from vlmreward.rewards import make_reward_from_config
-from vlmreward.rewards.head import Head
+from vlmreward.rewards.head import HEAD_FILE, Head
 from vlmreward.rewards.learned import LearnedReward
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.types import Encoder, RewardModel
@@ -37,8 +37,6 @@ from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.vec_capture_frames import VecCaptureFrames
 
 MOST_THREADS = 8
-HEAD_FILE = "head.safetensors"
-"""In the folder of a run whose reward learns."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ def make_learner(spec: AgentSpec, model: RewardModel, scorer: Scorer, seed: int)
         return None
     if spec.scoring == "step":
         raise ConfigError(
-            f"{spec.name} keeps rewards in a buffer of its own, which can't be labelled anew when the reward has "
+            f"{spec.name} gets its rewards step by step, and they can't be labelled anew when the reward has "
             "learned: choose agent=dqn, sac or ppo, or give reward.path=<head.safetensors of a run>"
         )
     return OnlineLearner(model, scorer, seed)

@@ -20,7 +20,7 @@ from vlmreward.agents.metrics import make_logger
 from vlmreward.agents.policies import AgentPolicy
 from vlmreward.agents.progress import Progress
 from vlmreward.atomic import write_bytes
-from vlmreward.cli.build import HEAD_FILE, Scoring, build_scoring, build_training, check_agent, seed_envs, set_threads
+from vlmreward.cli.build import Scoring, build_scoring, build_training, check_agent, seed_envs, set_threads
 from vlmreward.cli.calibration import FILE as INT8_FILE
 from vlmreward.cli.gate import audit_before_training, check_mode
 from vlmreward.cli.results import describe_run, format_summary
@@ -185,8 +185,7 @@ class Session:
     def _report(self, run: RunFolder, note: str) -> None:
         seed = self.settings.eval.seed + REPORT_OFFSET
         summary = self._evaluate(seed)
-        if (learner := self.training.learner) is not None:
-            learner.save_head(run.path / HEAD_FILE)
+        learner = self.training.learner
         threshold = self.settings.frame_gate
         gate = None if threshold is None else self.frames.gate.report(threshold)
         result = {

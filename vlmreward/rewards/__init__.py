@@ -91,6 +91,14 @@ def make_reward_from_config(
     return model, make_transform(**{k: config[k] for k in TRANSFORM_KEYS if k in config})
 
 
+def for_other_goals(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the reward that goals beside its own are scored with, as a control.
+
+    A head that was fitted for one goal says nothing of others; the model that speaks until there is a head does.
+    """
+    return (config.get("of") or {"name": "clip"}) if "annotator" in config and config.get("path") else config
+
+
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any], dict[str, Any]]:
     """Split settings into prompts, the inner model's, and the rest."""
     prompts = {key: settings[key] for key in ("goal", "baseline") if key in settings}

@@ -20,6 +20,8 @@ from vlmreward.types import FloatArray
 
 KIND = "vlmreward head"
 BATCH = 4096
+HEAD_FILE = "head.safetensors"
+"""In the folder of a run whose reward learns."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Schedule:
     keep_every: int = 4
     members: int = 3
     width: int = 64
-    fit_steps: int = 300
+    fit_steps: int = 150
     lapses: float = 0.1
 
     def __post_init__(self) -> None:
