@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-from vlmreward.types import FrameBatch, Frames
+from vlmreward.types import FloatArray, FrameBatch, Frames
 from vlmreward.wrappers.scoring import ScoredRows
 
 
@@ -36,19 +36,27 @@ class FramePool:
         """Take in every ``keep_every``-th frame that could be scored; see ``vlmreward.wrappers.scorer.Observer``."""
         assert scored.learned is not None
         valid = np.flatnonzero(scored.valid & (index >= 0))
+        chosen = valid[(self._seen + np.arange(len(valid))) % self.keep_every == 0][-self.size :]
+        self._seen += len(valid)
+        if len(chosen):
+            env_reward = scored.rows["env_reward"][chosen]
+            self.add(pictures[index[chosen]], scored.learned.embeddings[chosen], env_reward)
+
+    def add(self, frames: Frames, embeddings: npt.NDArray[np.floating], env_reward: FloatArray) -> None:
+        """Take in frames.
+
+        Args:
+            frames: uint8, shape (N, H, W, 3), 0 < N <= size.
+            embeddings: Of them, shape (N, D).
+            env_reward: The environment's own reward of the steps that led to them, shape (N,).
+        """
         with self._lock:
-            chosen = valid[(self._seen + np.arange(len(valid))) % self.keep_every == 0][-self.size :]
-            self._seen += len(valid)
-            if not len(chosen):
-                return
             if not len(self._frames):
-                self._frames = np.empty((self.size, *pictures.shape[1:]), np.uint8)
-                self._embeddings = np.empty((self.size, scored.learned.embeddings.shape[-1]), np.float16)
-            at = (self._kept + np.arange(len(chosen))) % self.size
-            self._frames[at] = pictures[index[chosen]]
-            self._embeddings[at] = scored.learned.embeddings[chosen]
-            self._env_reward[at] = scored.rows["env_reward"][chosen]
-            self._kept += len(chosen)
+                self._frames = np.empty((self.size, *frames.shape[1:]), np.uint8)
+                self._embeddings = np.empty((self.size, embeddings.shape[-1]), np.float16)
+            at = (self._kept + np.arange(len(frames))) % self.size
+            self._frames[at], self._embeddings[at], self._env_reward[at] = frames, embeddings, env_reward
+            self._kept += len(frames)
 
     def take(self, rows: npt.NDArray[np.int64]) -> FrameBatch:
         """Return copies of some frames.

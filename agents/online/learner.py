@@ -9,7 +9,7 @@ anew.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vlmreward.agents.online.questions import NOTHING, Examples, make_questions
 from vlmreward.errors import CheckpointError
 from vlmreward.rewards.head import Head, HeadMeta
 from vlmreward.rewards.learned import LearnedReward
+from vlmreward.types import FloatArray, Frames
 from vlmreward.wrappers.scorer import Scorer
 from vlmreward.wrappers.worker_thread import WorkerThread
 
@@ -35,19 +36,20 @@ class OnlineLearner:
 
     Args:
         model: The reward; it gets the heads.
-        scorer: Of the agent's frames; it gets an observer.
+        scorer: Of the agent's frames; it gets an observer. None where there is no agent: see :meth:`learn_from`.
         seed: Of every draw.
 
     Raises:
         ConfigError: The annotator does not answer such questions, or a setting of it is wrong.
     """
 
-    def __init__(self, model: LearnedReward, scorer: Scorer, seed: int) -> None:
+    def __init__(self, model: LearnedReward, scorer: Scorer | None, seed: int) -> None:
         self.model, self.schedule = model, model.schedule
         self._scorer, self._seed = scorer, seed
         self._questions = make_questions(model)
         self._pool = FramePool(self.schedule.pool, self.schedule.keep_every, " / ".join(model.goal))
-        scorer.observer = self._pool
+        if scorer is not None:
+            scorer.observer = self._pool
         self._worker = WorkerThread("vlmreward-annotator")
         self._next = self.schedule.every  # step of the next batch
         self._waiting = 0  # batches that are handed over and not answered; guarded by the worker's condition, as are:
@@ -76,6 +78,39 @@ class OnlineLearner:
         if newest is not None and newest.version > self.model.version:
             self.model.use(newest)
 
+    def learn_from(
+        self,
+        frames: Frames,
+        embeddings: FloatArray,
+        env_reward: FloatArray,
+        progress: Callable[[int], None] = lambda calls: None,
+    ) -> None:
+        """Spend the budget on frames that there are, without an agent.
+
+        Args:
+            frames: uint8, shape (N, H, W, 3), at most ``pool`` of them.
+            embeddings: Of them, shape (N, D).
+            env_reward: The recorded reward of the steps that led to them, shape (N,); NaN where there is none.
+            progress: Gets the calls so far after every batch.
+
+        Raises:
+            BaseException: What the annotator or the fit raised.
+        """
+        self._pool.add(frames, embeddings, env_reward)
+        while self.calls + self._questions.cost <= self.schedule.budget:
+            before = self.calls
+            self._hand_over()
+            self._worker.drain()
+            progress(self.calls)
+            if self.calls == before:
+                break  # there is nothing to ask about these frames
+        self.step(0)
+
+    @property
+    def privileged(self) -> bool:
+        """Whether who answers reads more than the frames."""
+        return self._questions.privileged
+
     @property
     def calls(self) -> int:
         """Calls of the annotator so far, over all sessions of the run."""
@@ -84,7 +119,7 @@ class OnlineLearner:
     def _hand_over(self) -> None:
         if self.calls + self._questions.cost > self.schedule.budget:
             return
-        if self.schedule.wait:
+        if self.schedule.wait and self._scorer is not None:
             self._scorer.flush()  # the pool and the rows of the present head are the same in every run
         with self._worker.changed:
             if self._waiting >= self.schedule.waiting:
@@ -124,7 +159,7 @@ class OnlineLearner:
             "annotator": str(self.model.annotator.get("name")),
             "examples": len(examples),
             "calls": self.calls,
-            "privileged": self._questions.privileged,
+            "privileged": self.privileged,
         }
         return Head(net, HeadMeta(self.model.name, encoder.id, encoder.licence, self.model.goal, version, made)), loss
 
@@ -139,7 +174,7 @@ class OnlineLearner:
         with self._worker.changed:
             return {
                 "annotator": dict(self.model.annotator),
-                "privileged": self._questions.privileged,
+                "privileged": self.privileged,
                 "calls": self.calls,
                 "budget": self.schedule.budget,
                 "questions": self._counts["questions"],

@@ -14,6 +14,7 @@ from vlmreward.agents.online.frame_pool import FramePool
 from vlmreward.agents.online.sampling import DRAWN, preference_probability, rank_questions
 from vlmreward.rewards.annotators.answers import Comparer, Rater
 from vlmreward.rewards.head import Head
+from vlmreward.rewards.head_net import Input
 from vlmreward.rewards.learned import DistilledReward, LearnedReward, PreferenceReward, Sampling
 from vlmreward.types import BoolArray, FloatArray, FrameBatch, Frames
 
@@ -95,13 +96,14 @@ class PairQuestions(Questions):
         comparer: Who answers.
         sampling: Which pairs are asked about.
         alike: Pairs are skipped where at most this share of the pixels differs.
+        looks: What examples hold: ``embeddings`` or ``frames``.
 
     Attributes:
         skipped: Number of pairs that were alike.
     """
 
-    def __init__(self, comparer: Comparer, sampling: Sampling, alike: float) -> None:
-        self.comparer, self.sampling, self.alike = comparer, sampling, alike
+    def __init__(self, comparer: Comparer, sampling: Sampling, alike: float, looks: Input = "embeddings") -> None:
+        self.comparer, self.sampling, self.alike, self.looks = comparer, sampling, alike, looks
         self.cost, self.privileged = comparer.calls_per_pair, comparer.privileged
         self.skipped = 0
 
@@ -140,7 +142,7 @@ class PairQuestions(Questions):
         answers = self.comparer.compare(*query.frames)
         told = np.array([a.choice in ("first", "second") for a in answers], bool)
         target = np.array([a.choice == "second" for a in answers], np.float32)
-        return examples_of(query, told, target), Counter(a.choice for a in answers)
+        return examples_of(query, told, target, self.looks), Counter(a.choice for a in answers)
 
 
 class FrameQuestions(Questions):
@@ -149,10 +151,11 @@ class FrameQuestions(Questions):
     Args:
         rater: Who answers.
         sampling: Which frames are asked about.
+        looks: What examples hold: ``embeddings`` or ``frames``.
     """
 
-    def __init__(self, rater: Rater, sampling: Sampling) -> None:
-        self.rater, self.sampling = rater, sampling
+    def __init__(self, rater: Rater, sampling: Sampling, looks: Input = "embeddings") -> None:
+        self.rater, self.sampling, self.looks = rater, sampling, looks
         self.cost, self.privileged = rater.calls_per_frame, rater.privileged
 
     @property
@@ -174,7 +177,8 @@ class FrameQuestions(Questions):
         ratings = self.rater.rate(query.frames[0])
         told = np.array([r.value is not None for r in ratings], bool)
         target = np.array([0.0 if r.value is None else r.value for r in ratings], np.float32)
-        return examples_of(query, told, target), Counter("invalid" if r.value is None else "rated" for r in ratings)
+        counts = Counter("invalid" if r.value is None else "rated" for r in ratings)
+        return examples_of(query, told, target, self.looks), counts
 
 
 def make_questions(model: LearnedReward) -> Questions:
@@ -183,11 +187,11 @@ def make_questions(model: LearnedReward) -> Questions:
     Raises:
         ConfigError: The annotator answers no such questions, or a setting of it is wrong.
     """
-    sampling = model.schedule.sampling
+    sampling, looks = model.schedule.sampling, model.schedule.input
     if isinstance(model, PreferenceReward):
-        return PairQuestions(model.make_comparer(), sampling, model.alike)
+        return PairQuestions(model.make_comparer(), sampling, model.alike, looks)
     assert isinstance(model, DistilledReward)
-    return FrameQuestions(model.make_rater(), sampling)
+    return FrameQuestions(model.make_rater(), sampling, looks)
 
 
 def are_alike(first: Frames, second: Frames, share: float) -> BoolArray:
@@ -210,6 +214,6 @@ def rows_of(batch: FrameBatch, rows: npt.NDArray[np.int64]) -> FrameBatch:
     return replace(batch, **{name: None if value is None else value[rows] for name, value in values.items()})
 
 
-def examples_of(query: Query, told: BoolArray, target: FloatArray, looks: str = "embeddings") -> Examples:
+def examples_of(query: Query, told: BoolArray, target: FloatArray, looks: Input) -> Examples:
     """Return the questions that have an answer, with it; shape (N,) both."""
     return Examples(np.stack([getattr(batch, looks)[told] for batch in query.frames], axis=1), target[told])

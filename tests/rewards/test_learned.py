@@ -135,8 +135,7 @@ def test_files_that_are_no_heads_are_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="is no head of a reward"):
         Head.load(tmp_path / "other.safetensors")
-    head = make_head()
-    about = {"kind": "vlmreward head", "meta": json.dumps(head.state_dict()["meta"]), "net": '{"dim": 3}'}
+    about = {"vlmreward head": json.dumps({"meta": make_head().state_dict()["meta"], "net": {"dim": 3}})}
     save_file({"a": torch.zeros(1)}, tmp_path / "half.safetensors", about)
     with pytest.raises(WeightsError, match="can't be read"):
         Head.load(tmp_path / "half.safetensors")

@@ -183,6 +183,11 @@ def make_learner(spec: AgentSpec, model: RewardModel, scorer: Scorer, seed: int)
             f"{spec.name} gets its rewards step by step, and they can't be labelled anew when the reward has "
             "learned: choose agent=dqn, sac or ppo, or give reward.path=<head.safetensors of a run>"
         )
+    if model.schedule.input == "frames":
+        raise ConfigError(
+            "reward.learning.input=frames needs pictures to label rows anew, and buffers keep none: write embeddings, or "
+            "fit a head on a dataset with vlmreward fit-reward"
+        )
     return OnlineLearner(model, scorer, seed)
 
 

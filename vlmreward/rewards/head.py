@@ -114,7 +114,8 @@ class Head:
     def save(self, path: Path) -> None:
         """Write the head to one file, whole or not at all."""
         state = self.state_dict()
-        about = {"kind": KIND, "meta": json.dumps(state["meta"]), "net": json.dumps(state["net"])}
+        # one entry: safetensors writes several in any order, and the same head would not be the same bytes
+        about = {KIND: json.dumps({"meta": state["meta"], "net": state["net"]})}
         write_bytes(path, save({name: value.contiguous() for name, value in state["weights"].items()}, about))
 
     @classmethod
@@ -130,11 +131,9 @@ class Head:
             with safe_open(path, framework="pt") as f:
                 about = f.metadata() or {}
                 weights = {name: f.get_tensor(name) for name in list(f.keys())}
-            if about.get("kind") != KIND:
+            if KIND not in about:
                 raise WeightsError(f"{path} is no head of a reward: give head.safetensors of a run")
-            return cls.from_state(
-                {"meta": json.loads(about["meta"]), "net": json.loads(about["net"]), "weights": weights}
-            )
+            return cls.from_state({**json.loads(about[KIND]), "weights": weights})
         except (SafetensorError, CheckpointError, OSError, ValueError, KeyError) as e:
             if isinstance(e, WeightsError):
                 raise

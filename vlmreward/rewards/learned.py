@@ -20,7 +20,7 @@ from vlmreward.registry import suggest
 from vlmreward.rewards.annotators import make_annotator
 from vlmreward.rewards.annotators.answers import BothOrders, Comparer, Rater
 from vlmreward.rewards.head import Head
-from vlmreward.rewards.head_net import HeadSettings, Output
+from vlmreward.rewards.head_net import HeadSettings, Input, Output
 from vlmreward.rewards.settings import check_choice, check_number
 from vlmreward.types import Context, Encoder, FrameBatch, RewardBatch, RewardModel
 
@@ -41,6 +41,7 @@ class Schedule:
         wait: Training waits for the answers: the same seed gives the same run. False: it never does.
         pool: Newest frames of the agent that questions are drawn from.
         keep_every: One of so many frames goes into the pool.
+        input: What heads look at: ``embeddings``; or ``frames``, by convolutions, which needs ``vlmreward fit-reward``.
         members: Size of the ensemble.
         width: Of its hidden layers.
         fit_steps: Optimiser steps of a fit; each begins anew.
@@ -55,6 +56,7 @@ class Schedule:
     wait: bool = False
     pool: int = 2000
     keep_every: int = 4
+    input: Input = "embeddings"
     members: int = 3
     width: int = 64
     fit_steps: int = 150
@@ -69,6 +71,7 @@ class Schedule:
         if type(self.wait) is not bool:
             raise ConfigError(f"learning.wait must be true or false, got {self.wait!r}")
         check_choice("learning.sampling", self.sampling, get_args(Sampling))
+        check_choice("learning.input", self.input, get_args(Input))
         check_number("learning.lapses", self.lapses, 0, 1)
 
     @classmethod
@@ -149,7 +152,8 @@ class LearnedReward:
     @property
     def settings(self) -> HeadSettings:
         """Shape of the heads that are fitted."""
-        return HeadSettings(self.encoder.dim, self.schedule.members, self.schedule.width, "embeddings", self.output)
+        own = self.schedule
+        return HeadSettings(self.encoder.dim, own.members, own.width, own.input, self.output)
 
     def use(self, head: Head) -> None:
         """Score with this head from now on.

@@ -99,6 +99,6 @@ class ScriptedAnnotator:
 
 
 def _truth(batch: FrameBatch) -> FloatArray:
-    if batch.env_reward is None:
+    if batch.env_reward is None or not np.isfinite(batch.env_reward).all():
         raise ConfigError("the scripted annotator reads the environment's own reward, and these frames have none")
     return batch.env_reward
