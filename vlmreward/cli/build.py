@@ -185,8 +185,8 @@ def make_learner(spec: AgentSpec, model: RewardModel, scorer: Scorer, seed: int)
         )
     if model.schedule.input == "frames":
         raise ConfigError(
-            "reward.learning.input=frames needs pictures to label rows anew, and buffers keep none: write embeddings, or "
-            "fit a head on a dataset with vlmreward fit-reward"
+            "reward.learning.input=frames needs pictures to label rows anew, and buffers keep none: write embeddings "
+            "instead, or fit a head on a dataset with vlmreward fit-reward"
         )
     return OnlineLearner(model, scorer, seed)
 
