@@ -200,7 +200,7 @@ class LearnedReward:
         valid = np.isfinite(reward)
         reasons = dict.fromkeys(np.flatnonzero(~valid).tolist(), "embedding is not finite")
         parts = {"version": np.full(len(batch), head.version, np.float32)}
-        return RewardBatch(reward, valid, reward if self.output == "sigmoid" else None, parts, reasons)
+        return RewardBatch(reward, valid, None, parts, reasons)  # a rating of how well is no probability of done
 
 
 class PreferenceReward(LearnedReward):
