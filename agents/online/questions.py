@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -209,9 +209,17 @@ def looked_at(head: Head, batch: FrameBatch) -> npt.NDArray[Any]:
 
 def rows_of(batch: FrameBatch, rows: npt.NDArray[np.int64]) -> FrameBatch:
     """Return some rows of a pool's batch."""
-    names = ("episode", "step", "frames", "embeddings", "env_reward")
-    values = {name: getattr(batch, name) for name in names}
-    return replace(batch, **{name: None if value is None else value[rows] for name, value in values.items()})
+    assert batch.frames is not None
+    assert batch.embeddings is not None
+    assert batch.env_reward is not None
+    return FrameBatch(
+        batch.episode[rows],
+        batch.step[rows],
+        batch.instruction,
+        frames=batch.frames[rows],
+        embeddings=batch.embeddings[rows],
+        env_reward=batch.env_reward[rows],
+    )
 
 
 def examples_of(query: Query, told: BoolArray, target: FloatArray, looks: Input) -> Examples:

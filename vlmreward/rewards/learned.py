@@ -123,9 +123,10 @@ class LearnedReward:
                 f"reward.of of {self.name!r} must score embeddings of single frames, got {type(of).__name__}: choose "
                 "clip or contrastive"
             )
-        self.of: Any = of
-        self.encoder: Encoder = self.of.encoder
-        self.goal: tuple[str, ...] = self.of.goal
+        prompted: Any = of
+        self.of = of
+        self.encoder: Encoder = prompted.encoder
+        self.goal: tuple[str, ...] = prompted.goal
         self.annotator: Any = annotator or {"name": "reward"}
         self.learning = learning or {}
         self.schedule = Schedule.of(self.learning)

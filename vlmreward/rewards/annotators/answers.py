@@ -52,9 +52,13 @@ class Comparer(Protocol):
         privileged: Whether it reads more than the frames and the instruction.
     """
 
-    calls: int
     calls_per_pair: int
     privileged: bool
+
+    @property
+    def calls(self) -> int:
+        """See above; a property here, so that one who asks another can count what that one does."""
+        ...
 
     def compare(self, first: FrameBatch, second: FrameBatch) -> Sequence[Answer]:
         """Answer for each of N pairs which frame comes nearer to what ``instruction`` says.
@@ -76,9 +80,13 @@ class Rater(Protocol):
         privileged: Whether it reads more than the frames and the instruction.
     """
 
-    calls: int
     calls_per_frame: int
     privileged: bool
+
+    @property
+    def calls(self) -> int:
+        """See above; a property here, so that one who asks another can count what that one does."""
+        ...
 
     def rate(self, batch: FrameBatch) -> Sequence[Rating]:
         """Rate each of N frames for how well it shows what ``instruction`` says.
