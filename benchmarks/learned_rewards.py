@@ -22,9 +22,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parent))  # PYTHONSAFEPATH keeps a script's own folder out
 
 from text_goals import command, curve, success
 
