@@ -103,7 +103,9 @@ class PairQuestions(Questions):
     """
 
     def __init__(self, comparer: Comparer, sampling: Sampling, alike: float, looks: Input = "embeddings") -> None:
-        self.comparer, self.sampling, self.alike, self.looks = comparer, sampling, alike, looks
+        self.comparer, self.alike = comparer, alike
+        self.sampling: Sampling = sampling
+        self.looks: Input = looks
         self.cost, self.privileged = comparer.calls_per_pair, comparer.privileged
         self.skipped = 0
 
@@ -155,7 +157,9 @@ class FrameQuestions(Questions):
     """
 
     def __init__(self, rater: Rater, sampling: Sampling, looks: Input = "embeddings") -> None:
-        self.rater, self.sampling, self.looks = rater, sampling, looks
+        self.rater = rater
+        self.sampling: Sampling = sampling
+        self.looks: Input = looks
         self.cost, self.privileged = rater.calls_per_frame, rater.privileged
 
     @property

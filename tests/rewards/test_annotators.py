@@ -4,8 +4,8 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from vlmreward.testing.fakes import BrightnessReward, ProjectionEncoder
 from vlmreward.types import FrameBatch
 
 
-def batch(values: Sequence[float], seed: int = 0) -> FrameBatch:
+def batch(values: Any, seed: int = 0) -> FrameBatch:
     """Different pictures whose red channel and environment's reward are a value."""
     values = np.asarray(values, np.float32)
     frames = np.random.default_rng(seed).integers(0, 255, (len(values), 8, 8, 3)).astype(np.uint8)

@@ -1,5 +1,8 @@
 """Beside an agent: nothing waits, nothing is lost unseen, the budget holds, the same seed gives the same run."""
 
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportArgumentType=false
+# buffers are ours, rewards learn: a test knows which they are
+
 import threading
 from dataclasses import replace
 

@@ -1,5 +1,9 @@
 """What is asked and what is learned from the answers, against numbers worked out by hand."""
 
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# batches of a pool have every field, and nets are those of embeddings: a test knows what it has made
+
 import math
 
 import numpy as np
