@@ -38,6 +38,8 @@ from vlmreward.encoders import mini
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.store_folder import StoreMeta
 from vlmreward.errors import VlmRewardError
+from vlmreward.rewards.head import HEAD_FILE, Head, HeadMeta
+from vlmreward.rewards.head_net import HeadSettings, make_net
 from vlmreward.testing.datasets import ArrayEpisode, save_arrays
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +72,8 @@ SMALL = {
     "audit": ("count=30", "replicates=20", "landscapes=false"),
     "collect": ("episodes=3", SHORT_EPISODE),
     "label": ("force=true",),
+    # nobody answers here, wherever a person is asked
+    "fit-reward": ("reward.annotator.name=reward", "reward.learning.budget=64", "reward.learning.fit_steps=2"),
 }
 WITH_ENV = ("evaluate", "record", "audit")
 QUICK_START = "encoder.runtime=torch"  # the engine that auto chooses takes longer to get ready than such a command
@@ -286,6 +290,11 @@ def attempt(request, tmp_path, monkeypatch, capsys):
         for path in literals.get("path", ()):
             store = EmbeddingStore(Path(path), StoreMeta(f"{mini.VERSION}-0123456789abcdef", "fp32", 2, "float16"))
             store.add(np.zeros((1, 2), np.uint64), np.eye(2, dtype=np.float32)[:1])
+        for path in literals.get("reward.path", ()):
+            if path.endswith(HEAD_FILE):
+                encoder = encoders.make_encoder("mini")
+                meta = HeadMeta("preference", encoder.id, encoder.licence, literals["goal"], version=1)
+                Head(make_net(HeadSettings(encoder.dim)), meta).save(Path(path))
         for path in literals.get("frames", ()):
             Path(path).parent.mkdir(parents=True)
             for i in range(4):

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collect": ("vlmreward.cli.collect", "record episodes of an environment as a dataset"),
     "label": ("vlmreward.cli.label", "write rewards into a dataset of recorded episodes"),
     "fit-critic": ("vlmreward.cli.fit_critic", "train a progress critic on recorded episodes"),
+    "fit-reward": ("vlmreward.cli.fit_reward", "learn a reward from answers about recorded frames"),
     "view": ("vlmreward.cli.view", "show labels beside the recorded episodes, as a page"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
     "inspect": ("vlmreward.cli.inspect_dataset", "show what a dataset of recorded episodes holds"),

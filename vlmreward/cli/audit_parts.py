@@ -15,7 +15,7 @@ from vlmreward.audit.gallery import check_scores_frames
 from vlmreward.audit.survey import Acts, Block, survey_episodes, survey_states
 from vlmreward.cli.environments import find_tasks
 from vlmreward.cli.settings import EnvSettings
-from vlmreward.rewards import make_reward_from_config
+from vlmreward.rewards import for_other_goals, make_reward_from_config
 from vlmreward.types import Encoder, RewardModel, Surveyable
 
 UNRELATED = ("a photo of a cat", "a bowl of fruit on a table", "a busy street at night")
@@ -72,17 +72,17 @@ def build_variant(
     if "gamma" in config and config["gamma"] is None:  # an agent's, on which nothing here depends
         config = {**config, "gamma": 1.0}
 
-    def build(prompts: Sequence[str]) -> RewardModel:
+    def build(prompts: Sequence[str], config: Mapping[str, Any]) -> RewardModel:
         given: dict[str, Any] = {"goal": list(prompts)}
         if baseline:
             given["baseline"] = list(baseline)
         return make_reward_from_config(config, encoder, **given)[0]
 
-    model = build(goal)
+    model = build(goal, config)
     if model.context == "pair" and "parts" not in config and isinstance(config.get("of"), Mapping):
         note = f"{config['name']} pays differences of rewards, and the {config['of']['name']} in it is what was audited"
         config = config["of"]
-        model = build(goal)
+        model = build(goal, config)
     check_scores_frames(model, str(config["name"]))
     shared = {} if known is None else known
     others = {}
@@ -92,7 +92,7 @@ def build_variant(
             # a reward of several goals gets as many others
             more = [p for p in (*mismatched, *UNRELATED) if p != prompt][: len(goal) - 1] if "parts" in config else []
             key = json.dumps([encoder_name, dict(config), list(baseline), prompt, more], sort_keys=True)
-            others[prompt] = shared[key] if key in shared else build([prompt, *more])
+            others[prompt] = shared[key] if key in shared else build([prompt, *more], for_other_goals(config))
             shared[key] = others[prompt]
     noise = NOISE.get(getattr(encoder, "precision", "fp32"), STORED_NOISE)
     return Variant(name, dict(chosen), encoder_name, model, others, noise, note)

@@ -28,12 +28,17 @@ GROUPS_OF_SETTINGS = (
     "reward.judge",
     "reward.of",
     "reward.parts",
+    "reward.annotator",
+    "reward.learning",
     "agent",
     "eval",
     "pictures",
     "ray",
 )
-OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.judge.", "reward.of.", "reward.parts.")
+OPEN_KEYS = (
+    *("agent.", "env.kwargs.", "encoder."),
+    *("reward.annotator.", "reward.judge.", "reward.of.", "reward.parts."),
+)
 OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these
 
 

@@ -20,6 +20,7 @@ PRIMARY = (
     "view",
     "cache",
     "fit_critic",
+    "fit_reward",
     "pretrain_mini",
 )
 

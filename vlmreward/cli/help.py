@@ -123,6 +123,18 @@ examples:
 It learns from the order of time alone, in any dataset that vlmreward inspect can read; episodes that are recorded as
 failures teach it what is not done. The last figures are those of episodes that were held out (docs/critic.md).
 """,
+    "fit-reward": """\
+Learn a reward from answers about recorded frames: which of two is nearer to the goal, or how well one shows it.
+
+usage: vlmreward fit-reward dataset=<recorded episodes> goal="<in words>" [reward=distilled] [key=value ...]
+
+examples:
+  vlmreward fit-reward dataset=recordings goal="the drawer is open" reward.annotator.name=page
+  vlmreward fit-reward dataset=recordings goal="the drawer is open" reward.learning.budget=400 out=runs/a
+  vlmreward label dataset=recordings goal="the drawer is open" reward=preference reward.path=runs/a/head.safetensors
+
+The head that it fits labels any dataset and trains any agent, for the same goal and encoder (docs/preference.md).
+""",
     "view": """\
 Write one page that shows recorded episodes with their labels: the film, curves of reward, success and progress with a
 cursor that follows it, several goals and models in one plot, and the frames at which the reward jumps.

@@ -171,19 +171,19 @@ def make_scorers(settings: LabelSettings, encoder: Encoder, goals: Sequence[str]
 
     from vlmreward.cli.audit_parts import UNRELATED
     from vlmreward.labelling.scoring import LabelScorer
-    from vlmreward.rewards import make_reward_from_config
+    from vlmreward.rewards import for_other_goals, make_reward_from_config
     from vlmreward.types import RewardModel
 
     asked = " / ".join(settings.goal)
 
-    def build(goal: str) -> RewardModel:
+    def build(goal: str, config: Mapping[str, Any] = settings.reward) -> RewardModel:
         prompts: dict[str, Any] = {"goal": list(settings.goal) if goal == asked else [goal]}
         if goal != asked and "parts" in settings.reward:  # a reward of several goals gets as many others
             more = [prompt for prompt in UNRELATED if prompt != goal]
             prompts["goal"] += more[: max(0, len(settings.goal) - 1)]
         if settings.baseline:
             prompts["baseline"] = list(settings.baseline)
-        return make_reward_from_config(settings.reward, encoder, **prompts)[0]
+        return make_reward_from_config(config, encoder, **prompts)[0]
 
     others = list(dict.fromkeys(goals))
     if len(others) == 1:
@@ -193,7 +193,7 @@ def make_scorers(settings: LabelSettings, encoder: Encoder, goals: Sequence[str]
     def build_control(goal: str) -> RewardModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the other goal may well be outside of the encoder's domain
-            return build(goal)
+            return build(goal, for_other_goals(settings.reward))
 
     return LabelScorer(build, goals), LabelScorer(build_control, [following[goal] for goal in goals])
 

@@ -96,6 +96,8 @@ class Session:
         parts: dict[str, Stateful] = {"clock": self.clock, "episodes": self.episodes, "frames": self.frames}
         if self.scoring.cache is not None:
             parts["cache"] = self.scoring.cache
+        if self.training.learner is not None:
+            parts["reward"] = self.training.learner
         checkpointer = Checkpointer(run.checkpoints, model, self.training.scorer, parts, metrics)
         if resumable:
             checkpointer.resume(resumable)
@@ -117,6 +119,7 @@ class Session:
                     Cadence(checkpoint=settings.checkpoint_every, select=settings.eval.every),
                     self.stop,
                     self._select if settings.eval.every else None,
+                    self.training.learner,
                 )
                 try:
                     self._learn(run, callback)
@@ -182,6 +185,7 @@ class Session:
     def _report(self, run: RunFolder, note: str) -> None:
         seed = self.settings.eval.seed + REPORT_OFFSET
         summary = self._evaluate(seed)
+        learner = self.training.learner
         threshold = self.settings.frame_gate
         gate = None if threshold is None else self.frames.gate.report(threshold)
         result = {
@@ -192,6 +196,7 @@ class Session:
             "threads": self.threads,
             "frames": self.frames.summary(),
             "frame_gate": gate,
+            "learned_reward": None if learner is None else learner.report(),
             "wall_seconds": self.clock.wall,
             "phase_seconds": self.clock.phases,
             "evaluation": {"checkpoint": "last", "seed": seed, **summary},

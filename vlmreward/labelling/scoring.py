@@ -60,6 +60,10 @@ class LabelScorer:
             raise ConfigError(
                 f"this reward looks at {', '.join(more)}, and labels are made of embeddings: choose another reward"
             )
+        if getattr(self.model, "learns", False):
+            raise ConfigError(
+                "this reward learns beside training and has no head yet: give reward.path=<head.safetensors of a run>"
+            )
 
     def sees(self, span: Span, frames: int) -> tuple[int, int]:
         """Return which frames of an episode the model must see to score some of them: from, to.

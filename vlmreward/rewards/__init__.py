@@ -97,6 +97,14 @@ def make_reward_from_config(
     return model, make_transform(**{k: config[k] for k in TRANSFORM_KEYS if k in config})
 
 
+def for_other_goals(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the reward that goals beside its own are scored with, as a control.
+
+    A head that was fitted for one goal says nothing of others; the model that speaks until there is a head does.
+    """
+    return (config.get("of") or {"name": "clip"}) if "annotator" in config and config.get("path") else config
+
+
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any], dict[str, Any]]:
     """Split settings into prompts, the inner model's, and the rest."""
     prompts = {key: settings[key] for key in ("goal", "baseline") if key in settings}
@@ -117,6 +125,11 @@ def _make_inner(at: str, config: Any, encoder: Encoder, prompts: Mapping[str, An
         raise ConfigError(
             f"reward {name!r} decides how its rewards are transformed and can't stand inside another one, got it as "
             f"reward.{at}: make it the outermost"
+        )
+    if getattr(model, "learns", False):
+        raise ConfigError(
+            f"reward {name!r} learns beside training and can't stand inside another one, got it as reward.{at}: give "
+            f"reward.{at}.path=<head.safetensors of a run>, or make it the outermost"
         )
     return model
 
@@ -154,3 +167,5 @@ register_reward("yes_no", "vlmreward.rewards.judges.yes_no:YesNoReward")
 register_reward("gvl", "vlmreward.rewards.judges.gvl:GvlReward")
 register_reward("vlac", "vlmreward.rewards.judges.vlac:VlacReward")
 register_reward("rubric", "vlmreward.rewards.judges.rubric:RubricReward")
+register_reward("preference", "vlmreward.rewards.learned:PreferenceReward")
+register_reward("distilled", "vlmreward.rewards.learned:DistilledReward")
