@@ -10,12 +10,12 @@ random moments, which a seed decides:
 - ray workers: the processes of a running job's encoder actors. Nobody starts anything anew: the job must get through.
 - ray driver: the process that was started, and with it what Ray made of it; started anew as with the local engine.
 
-A kill counts where it hits work: a frame was decoded in this life, or an actor has a shard in hand. Those that hit a
-process which is still starting come on top.
+A kill counts where it hits work: the process has decoded a frame. Those that hit one which is still starting come on
+top. Three of four moments are counted from when there is work, the others from the last kill.
 
 The claim: every file of the dataset has the bytes that an undisturbed run of the local engine leaves, the columns of
-labels in it. Beside it stands what the kills cost: how many frames were decoded in all, counted in the reader, one byte
-of a file for each, so that what a killed process did counts as well.
+labels in it. Beside it stands what the kills cost: how many frames were decoded in all, counted in the reader, a byte
+of a file of each process for each, so that what a killed one did counts as well.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,10 @@ SIDE = 96
 COLUMN = "reward_vlm"
 DRIVER_KILLS = 4
 LIMIT_S = 3600  # of one run with all its kills
-FROM_START = 0.25  # share of lives whose end is counted from the start
-REST = 3  # so many times as long are encoder actors left alone: they take some seconds to start
-AT_WORK = ".submit"  # how the name of an actor's process ends while it has a shard in hand
+FROM_START = 0.25  # share of moments that are not counted from when there is work
 
 COUNTER = '''
 import importlib.abc, importlib.util, os, sys
-
-FILE = os.open(os.environ["DECODED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 class CountDecoded(importlib.abc.MetaPathFinder):
@@ -77,9 +73,14 @@ class CountDecoded(importlib.abc.MetaPathFinder):
             frames = module.LeRobotReader.frames
 
             def counted(reader, episode, camera):
-                for frame in frames(reader, episode, camera):
-                    os.write(FILE, b".")
-                    yield frame
+                path = os.path.join(os.environ["DECODED"], str(os.getpid()))
+                file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+                try:
+                    for frame in frames(reader, episode, camera):
+                        os.write(file, b".")
+                        yield frame
+                finally:
+                    os.close(file)
 
             module.LeRobotReader.frames = counted
 
@@ -113,6 +114,7 @@ class Run:
         """Copy the dataset, and place the counter."""
         shutil.copytree(dataset, self.dataset)
         (self.folder / "counter").mkdir()
+        (self.folder / "decoded").mkdir()
         (self.folder / "counter" / "sitecustomize.py").write_text(COUNTER)
 
     def start(self) -> subprocess.Popen[str]:
@@ -132,8 +134,11 @@ class Run:
 
     def decoded(self) -> int:
         """Return how many frames were decoded so far."""
-        path = self.folder / "decoded"
-        return path.stat().st_size if path.exists() else 0
+        return sum(path.stat().st_size for path in (self.folder / "decoded").iterdir())
+
+    def has_decoded(self, pids: Iterable[int]) -> list[int]:
+        """Return which processes have decoded a frame."""
+        return [pid for pid in pids if (self.folder / "decoded" / str(pid)).exists()]
 
     def is_done(self) -> bool:
         """Return whether every shard is labelled, and only writing is left."""
@@ -189,32 +194,54 @@ def alive(pids: Iterator[int]) -> list[int]:
     return there
 
 
+def wait_for_moment(
+    process: subprocess.Popen[str],
+    deadline: float,
+    rng: random.Random,
+    longest: float | None,
+    at_work: Callable[[], list[int]],
+) -> None:
+    """Wait for a random moment, or until the process ends of itself.
+
+    Args:
+        process: That was started.
+        deadline: Nothing is waited for after that.
+        rng: Decides.
+        longest: The moment is at most so many seconds away: from now, or, three times of four, from when a process is
+            at work. None waits for the end.
+        at_work: Tells which processes are.
+    """
+    if longest is not None and rng.random() > FROM_START:
+        while not at_work() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    left = deadline - time.monotonic()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, left if longest is None else min(left, rng.uniform(0, longest))))
+
+
 def kill_and_restart(run: Run, kills: int, longest: float, rng: random.Random) -> dict[str, Any]:
     """Kill the process at random moments and start it again, and let it end after the last kill.
 
     Args:
         run: Prepared.
         kills: How often, at work.
-        longest: A life lasts between 0 and so many seconds, from its first decoded frame, or, of one life in
-            four, from its very start.
+        longest: Seconds, see :func:`wait_for_moment`.
         rng: Decides the moments.
     """
     killed: Counter[str] = Counter()
     orphans = 0
     deadline = time.monotonic() + LIMIT_S
     while True:
-        before = run.decoded()
         process = run.start()
+
+        def at_work(process: subprocess.Popen[str] = process) -> list[int]:
+            return run.has_decoded([process.pid, *family(process.pid)])
+
         enough = killed["at work"] + killed["writing"] >= kills
-        if not enough and rng.random() > FROM_START:
-            while process.poll() is None and run.decoded() == before and time.monotonic() < deadline:
-                time.sleep(0.01)
-        left = deadline - time.monotonic() if enough else rng.uniform(0, longest)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(left, 0))
+        wait_for_moment(process, deadline, rng, None if enough else longest, at_work)
         if process.returncode is not None:
             return {"code": process.returncode, "killed": dict(killed), "processes_left": orphans}
-        what = "at work" if run.decoded() > before else "writing" if run.is_done() else "starting"
+        what = "at work" if at_work() else "writing" if run.is_done() else "starting"
         below = family(process.pid)
         process.kill()
         process.wait()
@@ -241,22 +268,27 @@ def kill_workers(run: Run, kills: int, longest: float, rng: random.Random) -> di
     Args:
         run: Prepared.
         kills: How many actors, at work.
-        longest: From a kill to the next, between 0 and ``REST`` times so many seconds.
+        longest: Seconds, see :func:`wait_for_moment`.
         rng: Decides moments and victims.
     """
     process = run.start()
     killed: Counter[str] = Counter()
     deadline = time.monotonic() + LIMIT_S
+
+    def encoders() -> list[int]:
+        return sorted(pid for pid, name in family(process.pid).items() if "EncodeShards" in name)
+
+    def at_work() -> list[int]:
+        return run.has_decoded(encoders())
+
     while process.poll() is None and time.monotonic() < deadline:
-        left = deadline - time.monotonic() if killed["at work"] >= kills else rng.uniform(0, REST * longest)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(left)
-        actors = sorted((p, name) for p, name in family(process.pid).items() if "EncodeShards" in name)
-        if actors and process.poll() is None:
-            pid, name = rng.choice(actors)
+        wait_for_moment(process, deadline, rng, None if killed["at work"] >= kills else longest, at_work)
+        actors = encoders()
+        if process.poll() is None and actors:
+            pid = rng.choice(at_work() or actors)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                killed["at work" if name.endswith(AT_WORK) else "starting"] += 1
+                killed["at work" if run.has_decoded([pid]) else "starting"] += 1
     if process.returncode is None:
         wait_for_end({process.pid: "", **family(process.pid)}, 0)
         raise SystemExit(f"no end after {LIMIT_S} s: see {run.folder / 'log.txt'}")
@@ -269,7 +301,9 @@ def main() -> int:
     parser.add_argument("--engine", choices=("local", "ray", "both"), default="both")
     parser.add_argument("--kills", type=int, default=20, help="of one run, at work")
     parser.add_argument("--frames", type=int, default=100_000, help="of the dataset; more where a run ends too early")
-    parser.add_argument("--longest", type=float, default=8.0, help="longest time from one kill to the next, seconds")
+    parser.add_argument(
+        "--longest", type=float, default=4.0, help="longest time to a kill from when there is work, seconds"
+    )
     parser.add_argument("--actors", type=int, default=2, help="encoders of engine=ray")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument(
@@ -281,9 +315,7 @@ def main() -> int:
         root = (options.folder or Path(scratch)).absolute()
         dataset = make_dataset(root / f"side{SIDE}-{options.frames}", options.frames, SIDE)
         found = measure(dataset, root, options)
-    bad = report(found)
-    options.out.write_text(json.dumps({**found, **describe_machine()}, indent=2) + "\n")
-    return int(bad)
+    return int(report(found))
 
 
 def measure(dataset: Path, root: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -321,6 +353,7 @@ def measure(dataset: Path, root: Path, options: argparse.Namespace) -> dict[str,
             "columns_alike": bool(columns) and run.columns() == columns,
             "files_alike": run.files() == files,
         }
+        options.out.write_text(json.dumps({**found, **describe_machine()}, indent=2) + "\n")
         print(f"{name}: {json.dumps(found[name])}", flush=True)
     return found
 
