@@ -252,7 +252,7 @@ def kill_and_restart(run: Run, kills: int, longest: float, rng: random.Random) -
 
 
 def wait_for_end(pids: dict[int, str], seconds: float = 30.0) -> list[int]:
-    """Wait until processes have ended of themselves; return, and end, those that don't."""
+    """Wait until processes have ended of themselves; return, and end, those that don't (two agents of Ray's)."""
     end = time.monotonic() + seconds
     while (left := alive(iter(pids))) and time.monotonic() < end:
         time.sleep(0.1)

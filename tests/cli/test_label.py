@@ -202,3 +202,24 @@ def test_cartpoles_own_policies_are_collected(cli):
     with np.load("s.truth.npz", allow_pickle=False) as truth:
         ends = truth["progress"].reshape(6, 101)[:, -20:].mean(axis=1)
     assert ends[::2].min() > ends[1::2].max()  # the pole is higher where it was swung up
+
+
+def test_an_episode_without_a_single_label_costs_no_other(cli):
+    """Its only picture has no successor; the others' labels are written, and its own row is invalid."""
+    from vlmreward.data import find_format
+    from vlmreward.data.dataset import Recording
+
+    create = find_format("lerobot").create
+    assert create is not None
+    writer = create(Path("short"), fps=10, env_id="noise")
+    for number, rows in enumerate((20, 1, 20)):
+        pictures = np.random.default_rng(number).integers(0, 256, (rows + 1, 32, 32, 3), np.uint8)
+        zeros = np.zeros((rows + 1, 2), np.float32)
+        writer.add(Recording({"main": pictures}, zeros, zeros[1:], None, False, True, "noise"))
+    writer.finish()
+    for name in ("reward_vlm", "sarm_progress"):
+        outcome = cli("label", "dataset=short", f"name={name}", "force=true")
+        assert outcome.code == 0, outcome.err
+    read = open_dataset("short")
+    valid = [read.column(episode, "reward_vlm_valid").tolist() for episode in read.episodes]
+    assert [sum(v) for v in valid] == [19, 0, 19]

@@ -42,6 +42,7 @@ class StoredLabels:
         self._folder, self._plan, self._episodes = folder, plan, episodes
         self.provenance = provenance
         self._last: tuple[int, LabelRecord] | None = None
+        self._success: bool | None = None
         self._range: tuple[float, float] | None = None
 
     def __iter__(self) -> Iterator[EpisodeLabels]:
@@ -85,10 +86,18 @@ class StoredLabels:
         return EpisodeLabels(
             reward=shift(found.reward),
             valid=valid,
-            success=success if np.isfinite(success).any() else None,
-            progress=progress if np.isfinite(progress).any() else None,
+            success=success if self._tells_success() else None,
+            progress=progress,
             reasons=reasons,
         )
+
+    def _tells_success(self) -> bool:
+        """Return whether the run has any success: what labels there are is one thing for all episodes."""
+        if self._success is None:
+            self._success = any(
+                np.isfinite(self._shard(number).success).any() for number in range(len(self._plan.shards))
+            )
+        return self._success
 
     def _progress(self, reward: FloatArray, said: FloatArray) -> FloatArray:
         """Return the model's progress, or where it says none that of the reward; NaN where there is no reward."""
