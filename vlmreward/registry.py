@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from vlmreward.errors import ConfigError, UnknownNameError
@@ -62,9 +65,7 @@ class Registry:
         Raises:
             UnknownNameError: The name is not registered.
         """
-        if name not in self._targets:
-            raise UnknownNameError(f"unknown {self.kind} {name!r}: {suggest(name, self._targets)}")
-        module, attribute = self._targets[name].split(":")
+        module, attribute = self._target(name).split(":")
         return getattr(importlib.import_module(module), attribute)
 
     def make(self, name: str, given: Mapping[str, Any], /, **settings: Any) -> Any:
@@ -101,9 +102,31 @@ class Registry:
             raise ConfigError(f"the config of {self.kind} needs 'name', got {sorted(config)}: known names: {known}")
         return config["name"]
 
+    def summary(self, name: str) -> str:
+        """Return what a name stands for: the first line of its docstring, without marks; "" if there is none.
+
+        Its module is read and not run, so that what it needs may be missing.
+
+        Raises:
+            UnknownNameError: The name is not registered.
+        """
+        module, attribute = self._target(name).split(":")
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+                return (ast.get_docstring(node) or "").partition("\n")[0].replace("``", "")
+        return ""
+
     def names(self) -> list[str]:
         """Return every registered name, sorted."""
         return sorted(self._targets)
+
+    def _target(self, name: str) -> str:
+        if name not in self._targets:
+            raise UnknownNameError(f"unknown {self.kind} {name!r}: {suggest(name, self._targets)}")
+        return self._targets[name]
 
     def __contains__(self, name: object) -> bool:
         """Return whether a name is registered."""

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "view": ("vlmreward.cli.view", "show labels beside the recorded episodes, as a page"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
     "inspect": ("vlmreward.cli.inspect_dataset", "show what a dataset of recorded episodes holds"),
-    "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),
+    "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards, judges, annotators or agents"),
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
 }

@@ -185,7 +185,7 @@ rows whose frame can't be decoded are labelled invalid, and counted.
     "list": """\
 List what can be chosen.
 
-usage: vlmreward list envs | tasks | encoders | rewards | agents
+usage: vlmreward list envs | tasks | encoders | rewards | judges | annotators | agents
 """,
     "doctor": """\
 Check what this machine can run: versions, processor, picture rendering, shared memory, GPU, weights, disk.

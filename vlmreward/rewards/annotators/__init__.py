@@ -34,6 +34,11 @@ def list_annotators() -> list[str]:
     return _ANNOTATORS.names()
 
 
+def describe_annotators() -> dict[str, str]:
+    """Return every annotator by name, sorted, with a line that says what it does; imports none."""
+    return {name: _ANNOTATORS.summary(name) for name in list_annotators()}
+
+
 def make_annotator(config: Any, encoder: Encoder, goal: tuple[str, ...]) -> Any:
     """Build an annotator.
 

@@ -65,7 +65,14 @@ def _choose(gain: float, margin: float) -> Answer:
 def make_reward_annotator(
     encoder: Encoder, goal: tuple[str, ...], of: Mapping[str, Any] | None = None, margin: float = 0.0
 ) -> RewardAnnotator:
-    """Build one from the config of a reward (``clip`` if none is given), which gets the goal."""
+    """Compares and rates frames by another reward, ``of``: ``clip`` if none is given.
+
+    Args:
+        encoder: Of frames and prompts.
+        goal: What the other reward gets as its goal.
+        of: Its config.
+        margin: As for RewardAnnotator.
+    """
     from vlmreward.rewards import make_reward_from_config
 
     model, _ = make_reward_from_config(of or {"name": "clip"}, encoder, goal=list(goal))

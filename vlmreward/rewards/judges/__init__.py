@@ -35,6 +35,11 @@ def list_judges() -> list[str]:
     return _JUDGES.names()
 
 
+def describe_judges() -> dict[str, str]:
+    """Return every judge by name, sorted, with a line that says what it does; imports none."""
+    return {name: _JUDGES.summary(name) for name in list_judges()}
+
+
 def make_judge(config: Any) -> VisionLanguageModel:
     """Return the judge that ``reward.judge`` describes; the one in use, where there is one with these settings.
 

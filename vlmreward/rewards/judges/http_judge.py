@@ -58,7 +58,7 @@ class _Attempt(NamedTuple):
 
 
 class HttpJudge:
-    """Asks a server over HTTP, several questions at a time.
+    """Asks a server that speaks the OpenAI protocol, several questions at a time.
 
     Only https is spoken to other machines, redirects are not followed, proxies of the environment are not used, and no
     reply is longer, slower or otherwise than it may be: whatever goes wrong is the reason of an answer. The key is read

@@ -20,7 +20,7 @@ Tokens = tuple[int, ...]
 
 
 class TransformersJudge:
-    """Answers questions with a model in this process.
+    """Answers questions with a Hugging Face model in this process, several in one call.
 
     Questions are padded on the left, so that in one batch all answers begin in the same place: N questions cost one
     ``generate`` call, or one forward call where log-probabilities of continuations are wanted. A continuation of
