@@ -68,19 +68,20 @@ class Registry:
         module, attribute = self._target(name).split(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def make(self, name: str, given: Mapping[str, Any], /, **settings: Any) -> Any:
+    def make(self, name: str, given: Mapping[str, Any], prefix: str | None = None, /, **settings: Any) -> Any:
         """Build what a name stands for.
 
         Args:
             name: One of :meth:`names`.
             given: Arguments that the caller supplies and users can't set.
+            prefix: What users write before the name of a setting here; None: what they always do.
             **settings: Arguments that users set.
 
         Raises:
             UnknownNameError: The name is not registered.
             ConfigError: A setting is unknown or missing.
         """
-        target = self.get(name)
+        target, at = self.get(name), self.prefix if prefix is None else prefix
         parameters = inspect.signature(target).parameters
         known = {key: p for key, p in parameters.items() if key not in given and p.kind is not p.VAR_KEYWORD}
         for key in settings:
@@ -88,7 +89,7 @@ class Registry:
                 raise ConfigError(f"{self.kind} {name!r} has no setting {key!r}: {suggest(key, known)}")
         for key, parameter in known.items():
             if parameter.default is parameter.empty and key not in settings:
-                raise ConfigError(f"{self.kind} {name!r} needs the setting {key!r}: give {self.prefix}{key}=...")
+                raise ConfigError(f"{self.kind} {name!r} needs the setting {key!r}: give {at}{key}=...")
         return target(**given, **settings)
 
     def name_in(self, config: Mapping[str, Any]) -> str:

@@ -17,8 +17,9 @@ import numpy as np
 
 from vlmreward.agents.online.frame_pool import FramePool
 from vlmreward.agents.online.head_fit import FitSettings, fit_head
-from vlmreward.agents.online.questions import NOTHING, Examples, make_questions
+from vlmreward.agents.online.questions import NOTHING, Examples, Told, make_questions
 from vlmreward.errors import CheckpointError
+from vlmreward.rewards.annotators.answers import Comparer, Rater
 from vlmreward.rewards.head import Head, HeadMeta
 from vlmreward.rewards.learned import LearnedReward
 from vlmreward.types import FloatArray, Frames
@@ -27,6 +28,9 @@ from vlmreward.wrappers.worker_thread import WorkerThread
 
 LEAST = 16
 """Answers from which on a head is fitted."""
+
+MOST_REASONS = 10
+"""Reasons of invalid answers that a report names, the most frequent ones."""
 
 
 class OnlineLearner:
@@ -57,6 +61,7 @@ class OnlineLearner:
         self._examples: Examples = NOTHING
         self._counts: Counter[str] = Counter()
         self._answers: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()  # of invalid answers
         self._calls_before = 0  # in earlier sessions of the run
         self._loss: float | None = None
 
@@ -107,6 +112,11 @@ class OnlineLearner:
         self.step(0)
 
     @property
+    def annotator(self) -> Comparer | Rater:
+        """Who answers."""
+        return self._questions.annotator
+
+    @property
     def privileged(self) -> bool:
         """Whether who answers reads more than the frames."""
         return self._questions.privileged
@@ -136,18 +146,16 @@ class OnlineLearner:
         affordable = (self.schedule.budget - self.calls) // self._questions.cost
         rng = np.random.default_rng([self._seed, 11, number])
         query = self._questions.draw(self._pool, self._newest, rng, min(self.schedule.batch, affordable))
-        told = NOTHING
-        answers: Counter[str] = Counter()
-        if query is not None:
-            told, answers = self._questions.ask(query)
-        examples = self._examples.joined(told) if len(told) else self._examples
+        told = Told() if query is None else self._questions.ask(query)
+        examples = self._examples.joined(told.examples) if len(told.examples) else self._examples
         head, loss = self._newest, self._loss
-        if len(told) and len(examples) >= LEAST:
+        if len(told.examples) and len(examples) >= LEAST:
             head, loss = self._fit(examples)
         with self._worker.changed:
             self._waiting -= 1
             self._counts["questions"] += 0 if query is None else len(query)
-            self._answers += answers
+            self._answers += told.answers
+            self._reasons += told.reasons
             self._examples, self._newest, self._loss = examples, head, loss
 
     def _fit(self, examples: Examples) -> tuple[Head, float]:
@@ -179,6 +187,7 @@ class OnlineLearner:
                 "budget": self.schedule.budget,
                 "questions": self._counts["questions"],
                 "answers": dict(self._answers),
+                "reasons": dict(self._reasons.most_common(MOST_REASONS)),
                 "alike": getattr(self._questions, "skipped", 0),
                 "dropped": self._counts["dropped"],
                 "examples": len(self._examples),
@@ -199,6 +208,7 @@ class OnlineLearner:
                 "calls": self.calls,
                 "counts": dict(self._counts),
                 "answers": dict(self._answers),
+                "reasons": dict(self._reasons),
                 "loss": self._loss,
                 "x": self._examples.x,
                 "target": self._examples.target,
@@ -216,6 +226,7 @@ class OnlineLearner:
             with self._worker.changed:
                 self._next, self._calls_before = int(state["next"]), int(state["calls"]) - self._questions.calls
                 self._counts, self._answers = Counter(state["counts"]), Counter(state["answers"])
+                self._reasons = Counter(state["reasons"])
                 self._loss, self._examples = state["loss"], Examples(state["x"], state["target"])
                 self._newest = head
         except (KeyError, TypeError, ValueError) as e:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,21 @@ class Query:
         return len(self.frames[0])
 
 
+@dataclass(frozen=True)
+class Told:
+    """What came back for a query.
+
+    Attributes:
+        examples: What is to be learned from it.
+        answers: How often each kind of answer came.
+        reasons: Why answers were invalid, and how often.
+    """
+
+    examples: Examples = NOTHING
+    answers: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
 class Questions(ABC):
     """Draws questions, asks them, and keeps what is to be learned from.
 
@@ -77,16 +92,21 @@ class Questions(ABC):
 
     @property
     @abstractmethod
+    def annotator(self) -> Comparer | Rater:
+        """Who answers."""
+
+    @property
     def calls(self) -> int:
         """Calls of the annotator so far."""
+        return self.annotator.calls
 
     @abstractmethod
     def draw(self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int) -> Query | None:
         """Draw up to ``count`` questions about the frames of a pool; None where there is nothing to ask."""
 
     @abstractmethod
-    def ask(self, query: Query) -> tuple[Examples, Counter[str]]:
-        """Put questions; return what is to be learned, and how often each kind of answer came."""
+    def ask(self, query: Query) -> Told:
+        """Put questions."""
 
 
 class PairQuestions(Questions):
@@ -110,9 +130,9 @@ class PairQuestions(Questions):
         self.skipped = 0
 
     @property
-    def calls(self) -> int:
-        """Calls of the comparer so far."""
-        return self.comparer.calls
+    def annotator(self) -> Comparer:
+        """Who compares."""
+        return self.comparer
 
     def draw(self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int) -> Query | None:
         """Draw pairs of frames that differ."""
@@ -139,12 +159,13 @@ class PairQuestions(Questions):
         best = rank_questions(self.sampling, probability, min(count, len(first)))
         return Query((rows_of(first, best), rows_of(second, best)))
 
-    def ask(self, query: Query) -> tuple[Examples, Counter[str]]:
+    def ask(self, query: Query) -> Told:
         """Compare; pairs that are unsure or invalid teach nothing."""
         answers = self.comparer.compare(*query.frames)
         told = np.array([a.choice in ("first", "second") for a in answers], bool)
         target = np.array([a.choice == "second" for a in answers], np.float32)
-        return examples_of(query, told, target, self.looks), Counter(a.choice for a in answers)
+        reasons = Counter(a.reason for a in answers if a.choice == "invalid")
+        return Told(examples_of(query, told, target, self.looks), Counter(a.choice for a in answers), reasons)
 
 
 class FrameQuestions(Questions):
@@ -163,9 +184,9 @@ class FrameQuestions(Questions):
         self.cost, self.privileged = rater.calls_per_frame, rater.privileged
 
     @property
-    def calls(self) -> int:
-        """Calls of the rater so far."""
-        return self.rater.calls
+    def annotator(self) -> Rater:
+        """Who rates."""
+        return self.rater
 
     def draw(self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int) -> Query | None:
         """Draw different frames."""
@@ -176,13 +197,14 @@ class FrameQuestions(Questions):
         probability = None if head is None else head.members(looked_at(head, frames))
         return Query((rows_of(frames, rank_questions(self.sampling, probability, min(count, len(frames)))),))
 
-    def ask(self, query: Query) -> tuple[Examples, Counter[str]]:
+    def ask(self, query: Query) -> Told:
         """Rate; frames without an answer teach nothing."""
         ratings = self.rater.rate(query.frames[0])
         told = np.array([r.value is not None for r in ratings], bool)
         target = np.array([0.0 if r.value is None else r.value for r in ratings], np.float32)
         counts = Counter("invalid" if r.value is None else "rated" for r in ratings)
-        return examples_of(query, told, target, self.looks), counts
+        reasons = Counter(r.reason for r in ratings if r.value is None)
+        return Told(examples_of(query, told, target, self.looks), counts, reasons)
 
 
 def make_questions(model: LearnedReward) -> Questions:

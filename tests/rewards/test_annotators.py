@@ -4,6 +4,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,11 @@ from vlmreward.rewards.annotators.answers import Answer, BothOrders, Comparer
 from vlmreward.rewards.annotators.person import PageComparer, TerminalComparer
 from vlmreward.rewards.annotators.scored import RewardAnnotator
 from vlmreward.rewards.annotators.scripted import ScriptedAnnotator
-from vlmreward.rewards.annotators.two_stage import Failure, TwoStageComparer, read_choice
+from vlmreward.rewards.annotators.two_stage import TwoStageComparer, read_choice
+from vlmreward.rewards.judges import questions as judges
+from vlmreward.rewards.judges.questions import Question, Usage
+from vlmreward.rewards.judges.rubric import RubricReward
+from vlmreward.rewards.judges.scripted_judge import ScriptedJudge, TruthTable
 from vlmreward.testing.fakes import BrightnessReward, ProjectionEncoder
 from vlmreward.types import FrameBatch
 
@@ -100,36 +105,76 @@ def test_a_reward_compares_and_rates():
     assert judge.calls == 6
 
 
+def test_a_reward_that_asks_a_judge_costs_two_calls_a_pair_and_keeps_what_was_said():
+    first, second = batch([0.0, 0.5, 1.0, 0.5]), batch([1.0, 0.5, 0.0, 0.5], seed=1)
+    judge = Model(["Grade: 1", "3", "5", "a cube"], ["5", "3", "1", "5"], ["2", "no"])
+    annotator = RewardAnnotator(RubricReward(judge, "be bright"))
+    answers = annotator.compare(first, second)
+    assert [a.choice for a in answers] == ["second", "unsure", "first", "invalid"]
+    assert answers[-1].reason == "the reply is not one grade from 1 to 5: a cube"
+    assert (annotator.calls, annotator.calls_per_pair) == (8, 2)
+    assert [r.value for r in annotator.rate(batch([0.2, 0.3]))] == [0.25, None]
+    assert not annotator.privileged
+    assert RewardAnnotator(RubricReward(ScriptedJudge(truth=lambda picture: 0.5), "be bright")).privileged
+
+
 class Model:
-    """Answers a two-stage question by what it is told of each picture's brightness."""
+    """A judge that answers by what it is told, a call after the other."""
 
-    def __init__(self, *second: str | Failure) -> None:
-        self.asked: list[list[list]] = []
-        self._second = list(second)
+    id, licence, privileged, usage = "model", "MIT", False, Usage()
 
-    def __call__(self, questions):
-        self.asked.append([list(q) for q in questions])
-        if len(self.asked) == 1:
-            return ["A dark one and a {bright} one.", Failure("time-out"), " ", "Both grey."][: len(questions)]
-        return self._second
+    def __init__(self, *calls: list[str | None]) -> None:
+        self.asked: list[Sequence[Question]] = []
+        self._calls = list(calls)
+
+    def ask(self, questions: Sequence[Question]) -> list[judges.Answer]:
+        self.asked.append(questions)
+        return [judges.Answer(text, reason="" if text is not None else "time-out") for text in self._calls.pop(0)]
 
 
 def test_two_stages_put_the_questions_of_the_paper():
-    model = Model("1", "-1")
+    model = Model(["A dark one and a {bright} one.", None, " ", "Both grey."], ["1", "-1"])
     comparer = TwoStageComparer(model)
     assert isinstance(comparer, Comparer)
     first, second = batch([0.1, 0.2, 0.3, 0.4]), batch([0.9, 0.8, 0.7, 0.6], seed=1)
     answers = comparer.compare(first, second)
     assert [a.choice for a in answers] == ["second", "invalid", "invalid", "unsure"]
-    assert answers[1].reason == "time-out"
+    assert [a.reason for a in answers[1:3]] == ["time-out", "the first reply is empty"]
     assert comparer.calls == 6  # the second question is not put where the first has no reply
-    texts, again = model.asked
+    begin, again = model.asked
     assert first.frames is not None
-    assert np.array_equal(texts[0][1], first.frames[0])
-    assert "The goal is be bright. Is there any difference between Image 1 and Image 2" in texts[0][-1]
-    assert [len(q) for q in again] == [1, 1]
-    assert "A dark one and a {bright} one." in again[0][0]
-    assert "Reply a single line of 0" in again[0][0]
+    assert np.array_equal(begin[0].parts[1], first.frames[0])
+    assert "The goal is be bright. Is there any difference between Image 1 and Image 2" in str(begin[0].parts[-1])
+    assert [q.pictures for q in again] == [[], []]
+    assert "A dark one and a {bright} one." in str(again[0].parts[0])
+    assert "Reply a single line of 0" in str(again[0].parts[0])
+
+
+def test_a_second_question_without_a_reply_is_invalid():
+    answers = TwoStageComparer(Model(["dark", "light"], [None, "perhaps"])).compare(batch([0.1] * 2), batch([0.9] * 2))
+    assert [a.choice for a in answers] == ["invalid", "invalid"]
+    assert [a.reason for a in answers] == ["time-out", "the reply is not 0, 1 or -1: 'perhaps'"]
+
+
+def test_a_scripted_judge_compares_as_the_truth_says_or_errs_as_often_as_it_should():
+    progress = np.random.default_rng(5).random(800)
+    frames = batch(progress).frames
+    assert frames is not None
+    table = TruthTable(frames, progress)
+    one, two = (replace(batch(progress[k::2]), frames=frames[k::2]) for k in range(2))
+    right = ["second" if b > a else "first" for a, b in zip(progress[::2], progress[1::2], strict=True)]
+    knowing = TwoStageComparer(ScriptedJudge(truth=table))
+    assert knowing.privileged
+    assert [a.choice for a in BothOrders(knowing).compare(one, two)] == right
+    assert {a.choice for a in knowing.compare(one, one)} == {"unsure"}
+    judge = ScriptedJudge(truth=table, error_rate=0.1, seed=3)
+    told = [a.choice for a in TwoStageComparer(judge).compare(one, two)]
+    assert 22 <= sum(a != b for a, b in zip(told, right, strict=True)) <= 58  # 40 expected, standard deviation 6
+    assert judge.usage.calls == 800
+    unknown = TwoStageComparer(judge).compare(batch([0.5], seed=9), batch([0.6], seed=8))
+    assert unknown == [Answer("invalid", "a scripted judge doesn't know the truth of a picture")]
+    (other,) = judge.ask([Question(("The second is nearer.",), "verdict")])
+    assert other.text is None
 
 
 @pytest.mark.parametrize(
@@ -149,7 +194,7 @@ def test_replies_that_cannot_be_read_are_invalid_with_their_text(reply):
 
 def test_a_model_that_loses_a_reply_is_an_error():
     with pytest.raises(ValueError, match="2 questions were put and 1 replies came"):
-        TwoStageComparer(lambda questions: ["0"]).compare(batch([0.1, 0.2]), batch([0.3, 0.4]))
+        TwoStageComparer(Model(["0"])).compare(batch([0.1, 0.2]), batch([0.3, 0.4]))
 
 
 def test_a_person_at_the_terminal(tmp_path):
@@ -206,7 +251,7 @@ def test_pairs_that_nobody_answers_are_invalid():
 
 def test_annotators_by_name():
     encoder = ProjectionEncoder()
-    assert list_annotators() == ["page", "reward", "scripted", "terminal"]
+    assert list_annotators() == ["page", "reward", "scripted", "terminal", "two_stage"]
     assert isinstance(make_annotator({"name": "reward"}, encoder, ("be bright",)), RewardAnnotator)
     scripted = make_annotator({"name": "scripted", "errors": 0.1, "seconds": 0.0}, encoder, ("be bright",))
     assert scripted.errors == pytest.approx(0.1)
@@ -218,5 +263,11 @@ def test_annotators_by_name():
         make_annotator({"name": "scripted", "errors": 2}, encoder, ("a",))
     with pytest.raises(ConfigError, match="levels"):
         ScriptedAnnotator(levels=1)
+    asked = {"name": "two_stage", "judge": {"url": "http://localhost:9/v1", "model": "m"}}
+    assert isinstance(make_annotator(asked, encoder, ("a",)), TwoStageComparer)
+    with pytest.raises(ConfigError, match=r"needs the setting 'url': give reward\.annotator\.judge\.url="):
+        make_annotator({"name": "two_stage"}, encoder, ("a",))
+    with pytest.raises(ConfigError, match=r"reward\.annotator\.judge must hold name"):
+        make_annotator({"name": "two_stage", "judge": "http"}, encoder, ("a",))
     with pytest.raises(ConfigError, match=r"reward\.annotator must hold name"):
         make_annotator("scripted", encoder, ("a",))

@@ -53,6 +53,7 @@ def fit_reward(options: Mapping[str, Any]) -> int:
     from vlmreward.agents.progress import Progress
     from vlmreward.atomic import check_writable
     from vlmreward.cli.build import set_threads
+    from vlmreward.cli.results import describe_judge
     from vlmreward.cli.run_folder import describe_machine, write_json
     from vlmreward.data import open_dataset
     from vlmreward.encoders import make_encoder_from_config
@@ -88,8 +89,9 @@ def fit_reward(options: Mapping[str, Any]) -> int:
     report = learner.report()
     if model.head is None:
         raise DatasetError(
-            f"{report['examples']} answers can be learned from and {LEAST} are needed, got {report['answers']}: raise "
-            "reward.learning.budget, or look at what the annotator says"
+            f"{report['examples']} answers can be learned from and {LEAST} are needed, got {report['answers']}"
+            + "".join(f", most often: {why}" for why in list(report["reasons"])[:1])
+            + ": raise reward.learning.budget, or look at what the annotator says"
         )
     learner.save_head(out / HEAD_FILE)
     write_json(
@@ -103,6 +105,7 @@ def fit_reward(options: Mapping[str, Any]) -> int:
             "reward": options["reward"],
             "frames": len(frames),
             "learned_reward": report,
+            **describe_judge(learner.annotator),
             "seed": options["seed"],
             "seconds": {"encode": round(encoded - began, 2), "learn": round(time.perf_counter() - encoded, 2)},
             **describe_machine(),

@@ -50,10 +50,12 @@ def _agreement(scoring: Scoring | None) -> dict[str, Any]:
 
 
 def describe_judge(model: Any) -> dict[str, Any]:
-    """Return which vision-language model a reward asks, and what its answers have cost in this process; {} if none."""
+    """Return which vision-language model a reward or an annotator asks, and its cost in this process; {} if none."""
     judge = getattr(model, "judge", None)
     if judge is not None:
-        return {"judge": {"id": judge.id, "licence": judge.licence, **asdict(judge.usage)}}
+        return {
+            "judge": {"id": judge.id, "licence": judge.licence, "privileged": judge.privileged, **asdict(judge.usage)}
+        }
     inner = [getattr(model, "of", None), *getattr(model, "parts", {}).values()]
     return next((told for one in inner if one is not None and (told := describe_judge(one))), {})
 

@@ -23,7 +23,7 @@ from vlmreward.atomic import write_bytes
 from vlmreward.cli.build import Scoring, build_scoring, build_training, check_agent, seed_envs, set_threads
 from vlmreward.cli.calibration import FILE as INT8_FILE
 from vlmreward.cli.gate import audit_before_training, check_mode
-from vlmreward.cli.results import describe_run, format_summary
+from vlmreward.cli.results import describe_judge, describe_run, format_summary
 from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import VlmRewardError
@@ -197,6 +197,7 @@ class Session:
             "frames": self.frames.summary(),
             "frame_gate": gate,
             "learned_reward": None if learner is None else learner.report(),
+            **({} if learner is None else describe_judge(learner.annotator)),
             "wall_seconds": self.clock.wall,
             "phase_seconds": self.clock.phases,
             "evaluation": {"checkpoint": "last", "seed": seed, **summary},

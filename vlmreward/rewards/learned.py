@@ -263,6 +263,7 @@ class DistilledReward(LearnedReward):
         made = make_annotator(self.annotator, self.encoder, self.goal)
         if not isinstance(made, Rater):
             raise ConfigError(
-                f"reward 'distilled' needs an annotator that rates frames, got {self.annotator['name']!r}"
+                f"reward 'distilled' needs an annotator that rates frames, got {self.annotator['name']!r}: choose "
+                "reward (with reward.annotator.of=..., e.g. of.name=rubric for a judge) or scripted"
             )
         return made

@@ -103,8 +103,10 @@ def test_unsure_and_invalid_are_never_learned_from():
     questions = PairQuestions(Scripted("first", "unsure", "second", "invalid", "first"), "uniform", 0.01)
     query = questions.draw(pool, None, np.random.default_rng(0), 5)
     assert query is not None
-    told, answers = questions.ask(query)
-    assert answers == {"first": 2, "unsure": 1, "second": 1, "invalid": 1}
+    outcome = questions.ask(query)
+    told = outcome.examples
+    assert outcome.answers == {"first": 2, "unsure": 1, "second": 1, "invalid": 1}
+    assert sum(outcome.reasons.values()) == 1
     assert told.target.tolist() == [0.0, 1.0, 0.0]
     kept = [0, 2, 4]
     for k in range(2):
@@ -118,8 +120,9 @@ def test_frames_without_a_rating_are_never_learned_from():
     query = questions.draw(pool, None, np.random.default_rng(0), 3)
     assert query is not None
     assert len(set(query.frames[0].env_reward.tolist())) == 3
-    told, answers = questions.ask(query)
-    assert answers == {"rated": 2, "invalid": 1}
+    outcome = questions.ask(query)
+    told = outcome.examples
+    assert outcome.answers == {"rated": 2, "invalid": 1}
     assert told.target.tolist() == [0.25, 1.0]
     assert told.x[:, 0, 0].tolist() == query.frames[0].env_reward[[0, 2]].tolist()
 

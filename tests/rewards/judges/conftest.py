@@ -41,7 +41,7 @@ def make_question() -> Callable[..., Question]:
 class FixedJudge:
     """Gives the answers it was told, in order: texts, log-probabilities or, for an exception, its reason."""
 
-    id, licence = "fixed", "MIT"
+    id, licence, privileged = "fixed", "MIT", False
 
     def __init__(self, *answers: Any) -> None:
         self.answers, self.questions, self.asks = list(answers), list[Question](), 0

@@ -60,6 +60,7 @@ def make_annotator(config: Any, encoder: Encoder, goal: tuple[str, ...]) -> Any:
 
 
 register_annotator("reward", "vlmreward.rewards.annotators.scored:make_reward_annotator")
+register_annotator("two_stage", "vlmreward.rewards.annotators.two_stage:make_two_stage")
 register_annotator("scripted", "vlmreward.rewards.annotators.scripted:ScriptedAnnotator")
 register_annotator("terminal", "vlmreward.rewards.annotators.person:TerminalComparer")
 register_annotator("page", "vlmreward.rewards.annotators.person:PageComparer")

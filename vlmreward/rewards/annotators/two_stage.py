@@ -1,18 +1,21 @@
 """Ask any vision-language model for a preference in two stages (RL-VLM-F, arXiv 2402.03681).
 
 First two pictures and three questions, answered in prose; then, without the pictures, what that prose says: 0, 1 or -1.
-The wording is that of the paper. What differs: a reply that is none of the three is invalid, with its text kept, and
-both orders are asked (``BothOrders``).
+The wording is that of the paper. What differs: any judge can be asked; a reply that is none of the three is invalid,
+with its text kept, and both orders are asked (``BothOrders``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
+from vlmreward.errors import ConfigError
 from vlmreward.rewards.annotators.answers import Answer, Choice
-from vlmreward.types import FrameBatch, Frames
+from vlmreward.rewards.judges import make_judge
+from vlmreward.rewards.judges.questions import Picture, Question, VisionLanguageModel
+from vlmreward.types import FrameBatch
 
 FIRST_STAGE = (
     "Consider the following two images:\nImage 1:",
@@ -33,27 +36,21 @@ KEPT = 200
 """Characters of a reply that a reason keeps."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a question has no reply."""
-
-    reason: str
-
-
-Part = str | Frames
-"""A text, or a picture, uint8, shape (H, W, 3)."""
-Ask = Callable[[Sequence[Sequence[Part]]], Sequence[str | Failure]]
-"""Puts questions, each a sequence of texts and pictures, to a model, and returns a reply or a failure for each."""
+PROSE_TOKENS = 512
+"""Longest answer to the first question."""
+CHOICE_TOKENS = 32
+"""Longest answer to the second, which is one number, as some models repeat what they were asked."""
 
 
-def first_stage(first: Frames, second: Frames, goal: str) -> list[Part]:
-    """Return the question about two pictures, uint8, shape (H, W, 3) each."""
-    return [FIRST_STAGE[0], first, FIRST_STAGE[1], second, FIRST_STAGE[2].format(goal=goal)]
+def first_stage(first: Picture, second: Picture, goal: str) -> Question:
+    """Return the question about two pictures."""
+    parts = (FIRST_STAGE[0], first, FIRST_STAGE[1], second, FIRST_STAGE[2].format(goal=goal))
+    return Question(parts, "differences", about=2, max_tokens=PROSE_TOKENS)
 
 
-def second_stage(text: str, goal: str) -> list[Part]:
+def second_stage(text: str, goal: str) -> Question:
     """Return the question about what was said."""
-    return [SECOND_STAGE.format(goal=goal, text=text.strip())]
+    return Question((SECOND_STAGE.format(goal=goal, text=text.strip()),), "verdict", max_tokens=CHOICE_TOKENS)
 
 
 def read_choice(reply: str) -> Answer:
@@ -66,17 +63,19 @@ def read_choice(reply: str) -> Answer:
 
 
 class TwoStageComparer:
-    """Compares pairs by asking a model twice.
+    """Compares pairs by asking a judge twice.
 
     Args:
-        ask: See ``Ask``; called once for the first stage of all pairs and once for the second.
+        judge: Who is asked: once for the first stage of all pairs, and once for the second.
+
+    Attributes:
+        judge: As given.
     """
 
     calls_per_pair = 2
-    privileged = False
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, judge: VisionLanguageModel) -> None:
+        self.judge, self.privileged = judge, judge.privileged
         self.calls = 0
 
     def compare(self, first: FrameBatch, second: FrameBatch) -> list[Answer]:
@@ -87,20 +86,32 @@ class TwoStageComparer:
         said = self._put(
             [first_stage(a, b, goal) for a, b, goal in zip(first.frames, second.frames, goals, strict=True)]
         )
-        heard = [row for row, text in enumerate(said) if isinstance(text, str) and text.strip()]
-        replies = self._put([second_stage(str(said[row]), goals[row]) for row in heard])
-        answers = [
-            Answer("invalid", text.reason if isinstance(text, Failure) else "the first reply is empty") for text in said
-        ]
-        for row, reply in zip(heard, replies, strict=True):
-            answers[row] = Answer("invalid", reply.reason) if isinstance(reply, Failure) else read_choice(reply)
+        heard = [row for row, (text, _) in enumerate(said) if text.strip()]
+        answers = [Answer("invalid", reason or "the first reply is empty") for _, reason in said]
+        replies = self._put([second_stage(said[row][0], goals[row]) for row in heard])
+        for row, (reply, reason) in zip(heard, replies, strict=True):
+            answers[row] = Answer("invalid", reason) if reason else read_choice(reply)
         return answers
 
-    def _put(self, questions: list[list[Part]]) -> Sequence[str | Failure]:
-        if not questions:
-            return []
+    def _put(self, questions: list[Question]) -> list[tuple[str, str]]:
+        """Return a text for each question, "" where there is none, and why not."""
         self.calls += len(questions)
-        replies = self._ask(questions)
+        replies = self.judge.ask(questions) if questions else []
         if len(replies) != len(questions):
             raise ValueError(f"{len(questions)} questions were put and {len(replies)} replies came")
-        return replies
+        return [(reply.text or "", "" if reply.text is not None else reply.reason) for reply in replies]
+
+
+def make_two_stage(judge: Mapping[str, Any] | None = None) -> TwoStageComparer:
+    """Asks a vision-language model twice, ``judge``, as RL-VLM-F does: first for differences, then for a choice.
+
+    Args:
+        judge: Its config; ``http`` where it has no name.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        WeightsError: A local model can't be read.
+    """
+    if judge is not None and not isinstance(judge, Mapping):
+        raise ConfigError(f"reward.annotator.judge must hold name: <judge> and its settings, got {judge!r}")
+    return TwoStageComparer(make_judge({"name": "http", **(judge or {})}, "reward.annotator.judge."))

@@ -11,7 +11,7 @@ from vlmreward.errors import ConfigError
 from vlmreward.registry import Registry
 from vlmreward.rewards.judges.questions import VisionLanguageModel
 
-_JUDGES = Registry("judge", prefix="reward.judge.")
+_JUDGES = Registry("judge")
 
 _BUILT: weakref.WeakValueDictionary[str, VisionLanguageModel] = weakref.WeakValueDictionary()
 """Judges in use: rewards for several goals share the weights, the budget and the pace of one."""
@@ -40,11 +40,12 @@ def describe_judges() -> dict[str, str]:
     return {name: _JUDGES.summary(name) for name in list_judges()}
 
 
-def make_judge(config: Any) -> VisionLanguageModel:
+def make_judge(config: Any, prefix: str = "reward.judge.") -> VisionLanguageModel:
     """Return the judge that ``reward.judge`` describes; the one in use, where there is one with these settings.
 
     Args:
         config: ``name`` and the judge's own settings.
+        prefix: What users write before the name of a setting.
 
     Raises:
         UnknownNameError: The name is not registered.
@@ -52,12 +53,12 @@ def make_judge(config: Any) -> VisionLanguageModel:
         WeightsError: A local model's weights can't be read or had.
     """
     if not isinstance(config, Mapping):
-        raise ConfigError(f"reward.judge must hold name: <judge> and its settings, got {config!r}")
+        raise ConfigError(f"{prefix.rstrip('.')} must hold name: <judge> and its settings, got {config!r}")
     name = _JUDGES.name_in(config)
     key = json.dumps(dict(config), sort_keys=True, default=str)
     judge = _BUILT.get(key)
     if judge is None:
-        judge = _JUDGES.make(name, {}, **{k: v for k, v in config.items() if k != "name"})
+        judge = _JUDGES.make(name, {}, prefix, **{k: v for k, v in config.items() if k != "name"})
         _BUILT[key] = judge
     return judge
 

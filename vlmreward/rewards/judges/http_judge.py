@@ -85,6 +85,7 @@ class HttpJudge:
     Attributes:
         id: Of the model, where it runs and with which parameters.
         licence: As given.
+        privileged: False.
         usage: Of all answers so far.
 
     Raises:
@@ -92,6 +93,8 @@ class HttpJudge:
         DependencyNotInstalled: The extra ``judge`` is missing.
         StorageError: The cache can't be written.
     """
+
+    privileged = False
 
     def __init__(
         self,

@@ -13,13 +13,15 @@ import numpy.typing as npt
 Picture = npt.NDArray[np.uint8]
 """RGB, uint8, shape (H, W, 3)."""
 
-Form = Literal["text", "yes_no", "delta", "percents", "rubric"]
+Form = Literal["text", "yes_no", "delta", "percents", "rubric", "differences", "verdict"]
 """What the answer looks like.
 
 - ``yes_no``: the first of two words if the picture shows it done, else the second
 - ``delta``: a signed whole percentage, by which the last picture is closer to the goal than the one before
 - ``percents``: a line ``Frame k: p%`` for each picture
 - ``rubric``: a whole number from 1 (nothing) to 5 (done)
+- ``differences``: prose about two pictures
+- ``verdict``: which of two pictures such prose says is nearer to the goal: 0, 1, or -1 for neither
 """
 
 LINE = 160
@@ -129,11 +131,13 @@ class VisionLanguageModel(Protocol):
     Attributes:
         id: Changes whenever answers may change: model, where it runs, parameters.
         licence: Of the weights, as an SPDX id where there is one.
+        privileged: Whether it knows more than what it is shown.
         usage: What all answers so far have cost.
     """
 
     id: str
     licence: str
+    privileged: bool
     usage: Usage
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -22,6 +23,10 @@ Truth = Callable[[Picture], float | None]
 
 SUREST = 0.99
 """Highest probability that an answer is given."""
+
+DIFFERENCES = "Image 1 shows {:.0%} of it and Image 2 {:.0%}: nearer to the goal is {}."
+_NEARER = re.compile(r": nearer to the goal is (Image 1|Image 2|neither)\.")
+_VERDICT = {"Image 1": "0", "Image 2": "1", "neither": "-1"}
 
 
 class TruthTable:
@@ -72,7 +77,8 @@ class ScriptedJudge:
 
     Whether it errs on a question, and how, depends on the seed and on the question's content alone: neither the order
     of questions nor their company changes an answer. An error is what would be the answer if everything were the other
-    way round: no for yes, a loss for a gain, the percentages of the frames in another order.
+    way round: no for yes, a loss for a gain, the percentages of the frames in another order. What it has said itself
+    (``verdict``) it understands without errors.
 
     Args:
         path: npz file with ``frames`` and ``progress``; None: ``truth`` is given.
@@ -87,6 +93,7 @@ class ScriptedJudge:
     """
 
     licence = "MIT"
+    privileged = True
 
     def __init__(
         self,
@@ -117,6 +124,11 @@ class ScriptedJudge:
 
     def _answer(self, question: Question) -> Answer:
         usage = Usage(calls=1)
+        if question.form == "verdict":
+            said = _NEARER.findall(str(question.parts[-1]))
+            if not said:
+                return Answer(reason="a scripted judge understands nothing but what it has said", usage=usage)
+            return Answer(_VERDICT[said[-1]], usage=usage)
         values = [self.truth(picture) for picture in question.pictures[-question.about :]]
         known = [value for value in values if value is not None]
         if len(known) < len(values) or not known:
@@ -135,6 +147,10 @@ class ScriptedJudge:
         if question.form == "delta":
             change = round(100 * (known[-1] - known[-2]))
             return Answer(f"{-change if wrong else change:+d}", usage=usage)
+        if question.form == "differences":
+            one, two = (1 - known[-2], 1 - known[-1]) if wrong else known[-2:]
+            nearer = "neither" if one == two else "Image 2" if two > one else "Image 1"
+            return Answer(DIFFERENCES.format(one, two, nearer), usage=usage)
         if question.form == "percents":
             order = rng.permutation(len(known)) if wrong else np.arange(len(known))
             lines = [f"Frame {k + 1}: {round(100 * known[i])}%" for k, i in enumerate(order)]

@@ -38,6 +38,7 @@ class TransformersJudge:
     Attributes:
         id: Changes with the weights.
         licence: As given.
+        privileged: False.
         usage: Of all answers so far.
 
     Raises:
@@ -45,6 +46,8 @@ class TransformersJudge:
         DependencyNotInstalled: The extra ``judge`` is missing.
         WeightsError: There is no such model, or it can't be read.
     """
+
+    privileged = False
 
     def __init__(
         self,
