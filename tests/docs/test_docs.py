@@ -40,6 +40,7 @@ from vlmreward.encoders.store_folder import StoreMeta
 from vlmreward.errors import VlmRewardError
 from vlmreward.rewards.head import HEAD_FILE, Head, HeadMeta
 from vlmreward.rewards.head_net import HeadSettings, make_net
+from vlmreward.testing.critics import save_random_critic
 from vlmreward.testing.datasets import ArrayEpisode, save_arrays
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,7 @@ SMALL = {
     "audit": ("count=30", "replicates=20", "landscapes=false"),
     "collect": ("episodes=3", SHORT_EPISODE),
     "label": ("force=true",),
+    "fit-critic": ("steps=2", "groups=2", "width=16", "layers=1"),
     # nobody answers here, wherever a person is asked
     "fit-reward": ("reward.annotator.name=reward", "reward.learning.budget=64", "reward.learning.fit_steps=2"),
 }
@@ -277,7 +279,7 @@ def attempt(request, tmp_path, monkeypatch, capsys):
             has_labels = any(setting.startswith(("undo=true", "columns=")) for setting in settings)
             if name == "train":
                 save_arrays(path, [cartpole_episode(seed) for seed in range(4)])
-            elif name == "inspect":
+            elif name in ("inspect", "fit-critic"):
                 make_dataset(path)
             else:
                 shutil.copytree(request.getfixturevalue("tiny_dataset")[has_labels], path)
@@ -290,9 +292,11 @@ def attempt(request, tmp_path, monkeypatch, capsys):
         for path in literals.get("path", ()):
             store = EmbeddingStore(Path(path), StoreMeta(f"{mini.VERSION}-0123456789abcdef", "fp32", 2, "float16"))
             store.add(np.zeros((1, 2), np.uint64), np.eye(2, dtype=np.float32)[:1])
-        for path in literals.get("reward.path", ()):
-            if path.endswith(HEAD_FILE):
-                encoder = encoders.make_encoder("mini")
+        for path in (*literals.get("reward.path", ()), *literals.get("reward.of.path", ())):
+            encoder = encoders.make_encoder("mini")
+            if path.endswith("critic.safetensors"):
+                save_random_critic(Path(path), encoder)
+            elif path.endswith(HEAD_FILE):
                 meta = HeadMeta("preference", encoder.id, encoder.licence, literals["goal"], version=1)
                 Head(make_net(HeadSettings(encoder.dim)), meta).save(Path(path))
         for path in literals.get("frames", ()):

@@ -18,6 +18,7 @@ from vlmreward.rewards import make_reward_from_config
 from vlmreward.rewards.composite import ConstrainedReward, SoftAndReward
 from vlmreward.rewards.shaped import ClipDeltaReward, ParReward, PotentialReward
 from vlmreward.rewards.transform import RewardTransform
+from vlmreward.testing.critics import save_random_critic
 from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
 from vlmreward.testing.films import write_films
 from vlmreward.wrappers import (
@@ -43,14 +44,17 @@ CONFIGS = {
     for path in (resources.files("vlmreward.configs") / "reward").iterdir()
     if path.name.endswith(".yaml") and "judge" not in (config := yaml.safe_load(path.read_text(encoding="utf-8")))
 }
-CONFIGS["potential"]["gamma"] = 0.97
+CONFIGS["potential"]["gamma"] = CONFIGS["critic"]["gamma"] = 0.97
 del CONFIGS["success"]  # needs a fitted critic, and is a function of one row's success alone
 
 
 @pytest.fixture(scope="module", autouse=True)
-def demos(tmp_path_factory):
-    """Give the model that is made from demonstrations some."""
-    CONFIGS["perceptual"]["demos"] = str(write_films(tmp_path_factory.mktemp("demos"), seeds=(0, 1)))
+def files(tmp_path_factory):
+    """Give models that are made from files theirs: demonstrations, and a critic with random weights."""
+    folder = tmp_path_factory.mktemp("files")
+    CONFIGS["perceptual"]["demos"] = str(write_films(folder / "demos", seeds=(0, 1)))
+    critic = str(save_random_critic(folder / "critic.safetensors", ProjectionEncoder()))
+    CONFIGS["critic_progress"]["path"] = CONFIGS["critic"]["of"]["path"] = critic
 
 
 def from_config(name):

@@ -160,7 +160,7 @@ examples:
   vlmreward cache path=embeddings                           a row for each encoder, precision, runtime and dtype
   vlmreward cache path=embeddings older_than=30             remove what was stored more than 30 days ago
   vlmreward cache path=embeddings max_size=5                remove the oldest until 5 GB are left
-  vlmreward cache path=embeddings id=mini-2 all=true        remove all of an encoder
+  vlmreward cache path=embeddings id=mini-3 all=true        remove all of an encoder
 
 What is removed is only encoded again when it is needed. Runs that have a store open go on with what they know, and the
 part they write to stays. A store is made of segments of 64 MB, which are removed whole; docs/cache.md says more.
@@ -201,7 +201,7 @@ usage: vlmreward pretrain-mini [key=value ...]
 examples:
   vlmreward pretrain-mini out=runs/mini
   vlmreward pretrain-mini out=runs/mini install=true
-  vlmreward train env=cartpole encoder.weights=runs/mini/mini-2.safetensors
+  vlmreward train env=cartpole encoder.weights=runs/mini/mini-3.safetensors
 """,
 }
 
