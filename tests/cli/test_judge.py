@@ -46,6 +46,26 @@ def test_agent_learns_from_a_judge_and_the_result_says_what_it_cost(cli: Any, tm
     assert len(server.requests) == asked
 
 
+def test_agent_learns_from_pairs_that_a_judge_compares_and_the_result_says_what_it_cost(
+    cli: Any, tmp_path: Path, server: ChatServer
+) -> None:
+    def behave(handler: Any, request: Any, number: int) -> None:
+        pictures = [part for part in request.parts if not isinstance(part, str)]
+        handler.say("Nothing is clear." if pictures else str(number % 2), tokens=9)
+
+    server.behave = behave
+    ways = (*SHORT[:3], *SHORT[4:6], "agent=dqn", "agent.learning_starts=16", "total_timesteps=60", "goal=it's up, [x]")
+    asked = (f"reward.annotator.judge.url={server.url}", "reward.annotator.judge.model=m", "audit=off")
+    few = [f"reward.learning.{setting}" for setting in ("every=20", "keep_every=1", "wait=true", "fit_steps=2")]
+    outcome = cli("train", *ways, "reward=preference", "reward.annotator.name=two_stage", *asked, *few, "run_dir=run")
+    assert outcome.code == 0, outcome.err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["judge"]["calls"] == len(server.requests) > 20
+    assert result["judge"]["tokens"] == 9 * len(server.requests)
+    assert result["learned_reward"]["calls"] >= result["judge"]["calls"]
+    assert "The goal is it's up, [x]. Is there any difference" in server.requests[0].parts[-1]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -53,6 +73,14 @@ def test_agent_learns_from_a_judge_and_the_result_says_what_it_cost(cli: Any, tm
         (["reward=yes_no", "reward.judge.url=http://example.org/v1", "reward.judge.model=m"], "url must be https"),
         (["reward=yes_no", "reward.judge.name=htpt"], "unknown judge 'htpt': did you mean 'http'"),
         (["reward=yes_no", "reward.judge=http"], "reward.judge is a group of settings, got 'reward.judge=http'"),
+        (
+            ["reward=preference", "agent=dqn", "reward.annotator.name=two_stage"],
+            "judge 'http' needs the setting 'url': give reward.annotator.judge.url=",
+        ),
+        (
+            ["reward=distilled", "agent=dqn", "reward.annotator.name=two_stage", "reward.annotator.judge.name=htpt"],
+            "unknown judge 'htpt': did you mean 'http'",
+        ),
         (["reward=rubric", "reward.judge.ulr=x"], "judge 'http' has no setting 'ulr': did you mean 'url'"),
         (
             ["reward=gvl", "reward.judge.url=http://localhost:9/v1", "reward.judge.model=m"],

@@ -179,13 +179,23 @@ def test_a_scripted_judge_compares_as_the_truth_says_or_errs_as_often_as_it_shou
 
 @pytest.mark.parametrize(
     ("reply", "choice"),
-    [("0", "first"), (" 1\n", "second"), ("-1", "unsure"), ("The answer:\n1.", "second"), ("Answer: 0", "first")],
+    [
+        ("0", "first"),
+        (" 1\n", "second"),
+        ("-1", "unsure"),
+        ("The answer:\n1.", "second"),
+        ("Answer: 0", "first"),
+        ("**-1**", "unsure"),
+    ],
 )
 def test_replies_that_can_be_read(reply, choice):
     assert read_choice(reply).choice == choice
 
 
-@pytest.mark.parametrize("reply", ["", "2", "0 or 1", "Image 1 is better: 0", "10", "1.5", "yes", "\n\n", "-0.1"])
+@pytest.mark.parametrize(
+    "reply",
+    ["", "2", "0 or 1", "Image 1 is better: 0", "10", "1.5", "yes", "\n\n", "-0.1", "Image 1", "Image 1.", "- 1"],
+)
 def test_replies_that_cannot_be_read_are_invalid_with_their_text(reply):
     answer = read_choice(reply)
     assert answer.choice == "invalid"

@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from vlmreward.errors import ConfigError, WeightsError
+from vlmreward.rewards.annotators import two_stage
 from vlmreward.rewards.judges.questions import Question, VisionLanguageModel
 from vlmreward.rewards.judges.transformers_judge import TransformersJudge, _contexts
+from vlmreward.types import FrameBatch
 
 SIZE, PATCH = 28, 14
 TEMPLATE = (
@@ -213,6 +215,18 @@ def test_texts_and_log_probabilities_may_be_asked_together(judge):
     assert [name for name, _ in judge.calls] == ["generate", "forward", "generate"]
     assert [a.text is None for a in answers] == [False, True, False, False]
     assert answers[3].text == judge.ask([mixed[3]])[0].text
+
+
+def test_pairs_are_compared_in_one_call_for_each_stage(judge, monkeypatch):
+    monkeypatch.setattr(two_stage, "PROSE_TOKENS", 24)  # this one never ends by itself
+    frames = np.random.default_rng(0).integers(0, 256, (8, 20, 24, 3)).astype(np.uint8)
+    place = np.arange(4)
+    first, second = (FrameBatch(place, place, "put it there", frames=some) for some in (frames[:4], frames[4:]))
+    answers = two_stage.TwoStageComparer(judge).compare(first, second)
+    assert judge.calls == [("generate", 4), ("generate", 4)]
+    assert {a.choice for a in answers} == {"invalid"}  # its weights are random
+    assert len({a.reason for a in answers}) > 1
+    assert all("the reply is not 0, 1 or -1: " in a.reason for a in answers)
 
 
 def test_pictures_and_texts_matter(judge):

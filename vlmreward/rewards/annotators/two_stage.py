@@ -31,7 +31,10 @@ SECOND_STAGE = (
     "difference."
 )
 MEANING: dict[str, Choice] = {"0": "first", "1": "second", "-1": "unsure"}
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+# alone, or after "answer": the 1 in "Image 1" would mean the other image
+_CHOICE = re.compile(
+    r"[\s*_`\"'(]*(?:(?:the )?(?:final )?(?:answer|reply|choice)(?: is)?[\s*_:=]*)?(-1|0|1)[\s*_`\"').]*", re.IGNORECASE
+)
 KEPT = 200
 """Characters of a reply that a reason keeps."""
 
@@ -54,11 +57,10 @@ def second_stage(text: str, goal: str) -> Question:
 
 
 def read_choice(reply: str) -> Answer:
-    """Return what the reply to the second question says: its last line with text, which must hold one number."""
-    lines = [line for line in reply.splitlines() if line.strip()]
-    numbers = _NUMBER.findall(lines[-1]) if lines else []
-    if len(numbers) == 1 and numbers[0] in MEANING:
-        return Answer(MEANING[numbers[0]])
+    """Return what the reply to the second question says: its last line with text, which must be one of the numbers."""
+    found = _CHOICE.fullmatch(reply.strip().rpartition("\n")[2])
+    if found:
+        return Answer(MEANING[found[1]])
     return Answer("invalid", f"the reply is not 0, 1 or -1: {reply[:KEPT]!r}")
 
 
