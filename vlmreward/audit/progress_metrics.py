@@ -128,6 +128,12 @@ def outcome(progress: Floats) -> Outcome | None:
     return "partial" if known.mean() >= 0.4 else "failure"
 
 
+def last_known(progress: Floats) -> float:
+    """Return the last value that is known; NaN where none is."""
+    known = progress[np.isfinite(progress)]
+    return float(known[-1]) if len(known) else float("nan")
+
+
 def kendall_tau_b(x: Floats, y: Floats) -> float:
     """Return Kendall's tau-b, ``(C - D) / sqrt((n0 - n1)(n0 - n2))``, in [-1, 1]; NaN where one is constant."""
     known = np.isfinite(x) & np.isfinite(y)

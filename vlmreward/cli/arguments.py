@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from vlmreward.errors import ConfigError, PromptError
 from vlmreward.registry import suggest
 
-PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
+PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options", "paraphrase"})
 PATH_KEYS = frozenset(
     {"dataset", "frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "runs"}
-    | {"rollouts", "reference", "demos"}
+    | {"rollouts", "reference", "demos", "truth"}
 )
 VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null

@@ -55,6 +55,10 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parse_arguments(argv)
     refuse_words("audit", arguments)
+    if arguments.path("dataset") is not None:
+        from vlmreward.cli.audit_dataset import audit_dataset
+
+        return audit_dataset(arguments)
     from vlmreward.cli.audit_settings import settle_audit
 
     settings = settle_audit(arguments)

@@ -44,9 +44,10 @@ for several prompts (goal="pole upright" goal="stick straight up").
 agent.<name>=<value> sets any argument of the algorithm's constructor.
 """,
     "audit": """\
-Tell before any training whether a reward is any good: score a few thousand frames whose truth is known, and compare.
+Tell before any training whether a reward is any good: score frames whose truth is known, or recorded episodes, and
+compare.
 
-usage: vlmreward audit env=<name> [goal="..."] [key=value ...]
+usage: vlmreward audit env=<name> | frames=<CSV file> | dataset=<folder or file> [goal="..."] [key=value ...]
 
 examples:
   vlmreward audit env=cartpole
@@ -56,9 +57,14 @@ examples:
   vlmreward audit env=cartpole run=runs/<name>                                     frames of a trained agent among them
   vlmreward audit frames=pictures/labels.csv goal="a red cube in the box"          labelled pictures of your own
 
+  vlmreward audit dataset=recordings vary.reward=[clip,contrastive]                rewards on recorded episodes
+  vlmreward audit dataset=recordings vary.reward=[clip,critic_progress] reward.path=runs/critic/critic.safetensors
+
 vary.<setting>=[a,b,...] compares all combinations; prompts and paths are repeated instead.
 The result is a folder: audit.json, landscapes as PNG, and
 audit.html, one page with a sortable table, landscapes and the frames of the highest and lowest rewards (docs/audit.md).
+Of recorded episodes it is every metric of progress, beside time, a constant, random numbers and pixels
+(docs/progress.md); a setting of reward goes to those of the varied rewards that have it.
 """,
     "evaluate": """\
 Measure an agent on episodes of its own: true success with a 95 % Wilson interval, environment return, VLM return.

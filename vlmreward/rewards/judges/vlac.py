@@ -56,9 +56,9 @@ class VlacReward(JudgedReward):
     - ``done``: whether a frame shows the task done. One frame, no memory.
 
     What differs from VLAC's code: each pair is also shown in the other order and the two answers are averaged
-    (``both_ways``; part ``residual`` says how little they agree); ``estimate=expected`` is the mean over all whole
-    percentages by their probability as whole answers, where VLAC goes digit by digit; an answer that is no percentage
-    makes the row invalid.
+    (``both_ways``; part ``residual``, ``|c(a, b) + c(b, a)|``, says how little they agree); ``estimate=expected`` is
+    the mean over all whole percentages by their probability as whole answers, where VLAC goes digit by digit; an answer
+    that is no percentage makes the row invalid.
 
     Args:
         judge: Who is asked; another model than VLAC may not know these forms.
@@ -163,7 +163,7 @@ class VlacReward(JudgedReward):
                 reasons[later] = next(number for number in told if isinstance(number, str))
             elif self.both_ways:
                 delta[later] = (numbers[0] - numbers[1]) / 200
-                residual[later] = abs(numbers[0] + numbers[1]) / 200
+                residual[later] = abs(numbers[0] + numbers[1]) / 100
             else:
                 delta[later] = numbers[0] / 100
         progress = np.empty(len(frames))
@@ -171,8 +171,10 @@ class VlacReward(JudgedReward):
             progress[rows] = accumulate_strided(delta[rows], self.stride, self.rule)
             for row in rows[np.isnan(progress[rows])].tolist():
                 reasons.setdefault(row, "a step of the episode so far is not known")
-        parts = {"residual": residual} if self.both_ways else {}
-        return batch_of(progress.tolist(), reasons, progress=progress.astype(np.float32), **parts)
+        parts = {"progress": progress.astype(np.float32), "delta": delta.astype(np.float32)}
+        if self.both_ways:
+            parts["residual"] = residual
+        return batch_of(progress.tolist(), reasons, **parts)
 
     def _ask(self, first: Picture, earlier: Picture, later: Picture) -> Question:
         begin: list[str | Picture] = [*self._example, "0% ", first, BEGINNING] if self._example else []
