@@ -96,7 +96,7 @@ def test_pictures_of_ones_own(cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "neither env nor frames is given: write env=<name>, or frames=<CSV file>"),
+        ((), "none of env, frames and dataset is given: write env=<name>, frames=<CSV file>"),
         (("env=cartpole", "frames=x"), "both env and frames are given"),
         (("frames=nowhere", "goal=x"), "no labels at nowhere"),
         (("frames=empty", "goal=x"), "empty holds 0 CSV files"),

@@ -212,13 +212,15 @@ def _values(model: RewardModel, film: Film, encoder: str, rows: npt.NDArray[np.i
 def _backward(model: RewardModel, scored: RewardBatch) -> Array:
     """Return a model's values of a film shown backwards.
 
-    A sum of steps begins at 0, from where nothing can be lost: here it is taken from 1.
+    A sum of steps (a model with a ``rule``) begins at 0, from where nothing can be lost: here it is taken from 1.
     """
-    steps = scored.parts.get("delta")
-    if steps is None:
-        return progress_of(model, scored)[0]
-    stride, rule = getattr(model, "stride", 1), getattr(model, "rule", "bounded")
-    values = np.ones(len(steps))
+    rule, steps = getattr(model, "rule", None), scored.parts.get("delta")
+    values = progress_of(model, scored)[0]
+    if rule is None or model.context == "frame":
+        return values
+    if steps is None:  # not told: from 0 the sum says nothing
+        return np.full(len(values), np.nan)
+    values[:1], stride = 1.0, getattr(model, "stride", 1)
     for phase in range(1, min(stride, len(steps) - 1) + 1):
         values[phase::stride] = accumulate(steps[phase::stride], rule, start=1.0)[1:]
     return values

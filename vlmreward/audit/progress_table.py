@@ -157,7 +157,8 @@ def _confusion_gap(pairs: Sequence[Pair]) -> Statistic:
 
     def gap(rows: Rows) -> float:
         table, own = confusion.table(rows), np.eye(len(confusion.texts), dtype=bool)
-        return confusion_gap(table) if np.isfinite(table[own]).any() and np.isfinite(table[~own]).any() else NAN
+        whole = np.isfinite(table[own]).all() and np.isfinite(table[~own]).any()  # not where one was not drawn
+        return confusion_gap(table) if whole else NAN
 
     return gap
 
