@@ -56,8 +56,7 @@ examples:
   vlmreward audit env=cartpole env.task=upright vary.goal="pole up" vary.goal="the stick stands on end"
   vlmreward audit env=cartpole run=runs/<name>                                     frames of a trained agent among them
   vlmreward audit frames=pictures/labels.csv goal="a red cube in the box"          labelled pictures of your own
-
-  vlmreward audit dataset=recordings vary.reward=[clip,perceptual] reward.demos=demos      recorded episodes
+  vlmreward audit dataset=recordings goal="lift it" paraphrase="pick it up"        recorded episodes
   vlmreward audit dataset=recordings vary.reward=[clip,critic_progress] reward.path=runs/critic/critic.safetensors
 
 vary.<setting>=[a,b,...] compares all combinations; prompts and paths are repeated instead.
