@@ -145,7 +145,9 @@ class OnlineLearner:
         """Ask one batch and fit; runs on the thread."""
         affordable = (self.schedule.budget - self.calls) // self._questions.cost
         rng = np.random.default_rng([self._seed, 11, number])
-        query = self._questions.draw(self._pool, self._newest, rng, min(self.schedule.batch, affordable))
+        query = self._questions.draw(
+            self._pool, self._newest, rng, min(self.schedule.batch, affordable), self._examples
+        )
         told = Told() if query is None else self._questions.ask(query)
         examples = self._examples.joined(told.examples) if len(told.examples) else self._examples
         head, loss = self._newest, self._loss

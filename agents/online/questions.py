@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.agents.online.frame_pool import FramePool
-from vlmreward.agents.online.sampling import DRAWN, preference_probability, rank_questions
+from vlmreward.agents.online.sampling import DRAWN, k_center, place_questions, preference_probability, rank_questions
 from vlmreward.rewards.annotators.answers import Comparer, Rater
 from vlmreward.rewards.head import Head
 from vlmreward.rewards.head_net import Input
@@ -82,6 +82,10 @@ class Told:
 class Questions(ABC):
     """Draws questions, asks them, and keeps what is to be learned from.
 
+    Args:
+        sampling: Which questions are asked.
+        looks: What examples hold: ``embeddings`` or ``frames``.
+
     Attributes:
         cost: The most calls that one question takes.
         privileged: Whether who answers reads more than the frames.
@@ -89,6 +93,10 @@ class Questions(ABC):
 
     cost: int
     privileged: bool
+
+    def __init__(self, sampling: Sampling, looks: Input) -> None:
+        self.sampling: Sampling = sampling
+        self.looks: Input = looks
 
     @property
     @abstractmethod
@@ -101,12 +109,47 @@ class Questions(ABC):
         return self.annotator.calls
 
     @abstractmethod
-    def draw(self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int) -> Query | None:
-        """Draw up to ``count`` questions about the frames of a pool; None where there is nothing to ask."""
+    def draw(
+        self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int, known: Examples = NOTHING
+    ) -> Query | None:
+        """Draw up to ``count`` questions about the frames of a pool; None where there is nothing to ask.
+
+        Args:
+            pool: The frames.
+            head: The present one, or None.
+            rng: Draws.
+            count: Most questions.
+            known: What was answered before.
+        """
 
     @abstractmethod
     def ask(self, query: Query) -> Told:
         """Put questions."""
+
+    def candidates(self, head: Head | None, count: int) -> int:
+        """Return how many questions to draw for ``count`` that are asked."""
+        chooses = self.sampling == "k_center" or (self.sampling != "uniform" and head is not None)
+        return DRAWN * count if chooses else count
+
+    def choose(
+        self, drawn: tuple[FrameBatch, ...], probability: FloatArray | None, count: int, known: Examples
+    ) -> Query:
+        """Return the questions that are worth most.
+
+        Args:
+            drawn: N questions, N >= 1.
+            probability: Of "yes", by each member of an ensemble, shape (E, N), or None.
+            count: How many to ask.
+            known: What was answered before.
+        """
+        if self.sampling != "k_center":
+            best = rank_questions(self.sampling, probability, min(count, len(drawn[0])))
+        else:
+            x = np.stack([batch.embeddings for batch in drawn if batch.embeddings is not None], axis=1)
+            places = place_questions(x)
+            answered = place_questions(known.x) if len(known) and self.looks == "embeddings" else places[:0]
+            best = k_center(places, answered, count)
+        return Query(tuple(rows_of(batch, best) for batch in drawn))
 
 
 class PairQuestions(Questions):
@@ -123,9 +166,8 @@ class PairQuestions(Questions):
     """
 
     def __init__(self, comparer: Comparer, sampling: Sampling, alike: float, looks: Input = "embeddings") -> None:
+        super().__init__(sampling, looks)
         self.comparer, self.alike = comparer, alike
-        self.sampling: Sampling = sampling
-        self.looks: Input = looks
         self.cost, self.privileged = comparer.calls_per_pair, comparer.privileged
         self.skipped = 0
 
@@ -134,11 +176,13 @@ class PairQuestions(Questions):
         """Who compares."""
         return self.comparer
 
-    def draw(self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int) -> Query | None:
+    def draw(
+        self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int, known: Examples = NOTHING
+    ) -> Query | None:
         """Draw pairs of frames that differ."""
         if len(pool) < 2 or count < 1:
             return None
-        wanted = count if self.sampling == "uniform" or head is None else DRAWN * count
+        wanted = self.candidates(head, count)
         one = rng.integers(0, len(pool), 2 * wanted)  # twice as many as are wanted: some are alike
         other = (one + rng.integers(1, len(pool), len(one))) % len(pool)
         first, second = pool.take(one), pool.take(other)
@@ -156,8 +200,7 @@ class PairQuestions(Questions):
             probability = preference_probability(
                 head.members(looked_at(head, first)), head.members(looked_at(head, second))
             )
-        best = rank_questions(self.sampling, probability, min(count, len(first)))
-        return Query((rows_of(first, best), rows_of(second, best)))
+        return self.choose((first, second), probability, count, known)
 
     def ask(self, query: Query) -> Told:
         """Compare; pairs that are unsure or invalid teach nothing."""
@@ -178,9 +221,8 @@ class FrameQuestions(Questions):
     """
 
     def __init__(self, rater: Rater, sampling: Sampling, looks: Input = "embeddings") -> None:
+        super().__init__(sampling, looks)
         self.rater = rater
-        self.sampling: Sampling = sampling
-        self.looks: Input = looks
         self.cost, self.privileged = rater.calls_per_frame, rater.privileged
 
     @property
@@ -188,14 +230,16 @@ class FrameQuestions(Questions):
         """Who rates."""
         return self.rater
 
-    def draw(self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int) -> Query | None:
+    def draw(
+        self, pool: FramePool, head: Head | None, rng: np.random.Generator, count: int, known: Examples = NOTHING
+    ) -> Query | None:
         """Draw different frames."""
         if not len(pool) or count < 1:
             return None
-        wanted = count if self.sampling == "uniform" or head is None else DRAWN * count
+        wanted = self.candidates(head, count)
         frames = pool.take(rng.permutation(len(pool))[:wanted])
         probability = None if head is None else head.members(looked_at(head, frames))
-        return Query((rows_of(frames, rank_questions(self.sampling, probability, min(count, len(frames)))),))
+        return self.choose((frames,), probability, count, known)
 
     def ask(self, query: Query) -> Told:
         """Rate; frames without an answer teach nothing."""

@@ -85,7 +85,9 @@ def test_what_cannot_work_is_refused_in_one_line(cli: Any, refused: Any) -> None
     few = ("env=cartpole", "encoder=fake", "total_timesteps=100", "audit=off")
     refused(cli("train", *few, "reward=preference", "reward.annotator.name=scriptd"), "train", "'scripted'")
     wrong = ("reward=preference", "reward.learning.sampling=best")
-    refused(cli("train", *few, *wrong), "train", "learning.sampling must be one of uniform, disagreement, entropy")
+    refused(
+        cli("train", *few, *wrong), "train", "learning.sampling must be one of uniform, disagreement, entropy, k_center"
+    )
     refused(cli("train", *few, "reward=preference", "reward.path=no.safetensors"), "train", "no head at")
     refused(cli("train", *few, "reward=distilled", "reward.annotator.name=terminal"), "train", "no terminal")
     refused(cli("train", *few, "reward=preference", "agent=ars"), "train", "ars gets its rewards step by step")

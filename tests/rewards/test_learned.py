@@ -157,7 +157,7 @@ def test_wrong_settings_are_refused():
         make(learning={"budget": 0})
     with pytest.raises(ConfigError, match=r"unknown setting 'reward\.learning\.bugdet': did you mean 'budget'"):
         make(learning={"bugdet": 3})
-    with pytest.raises(ConfigError, match="sampling must be one of uniform, disagreement, entropy"):
+    with pytest.raises(ConfigError, match="sampling must be one of uniform, disagreement, entropy, k_center"):
         make(learning={"sampling": "random"})
     with pytest.raises(ConfigError, match="must score embeddings of single frames"):
         make(of={"name": "clip_delta"})

@@ -24,7 +24,7 @@ from vlmreward.rewards.head_net import HeadSettings, Input, Output
 from vlmreward.rewards.settings import check_choice, check_number
 from vlmreward.types import Context, Encoder, FrameBatch, RewardBatch, RewardModel
 
-Sampling = Literal["uniform", "disagreement", "entropy"]
+Sampling = Literal["uniform", "disagreement", "entropy", "k_center"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Schedule:
         batch: Questions that are put together.
         every: Steps of the environments between two batches.
         sampling: ``uniform``; ``disagreement``: where members of the ensemble differ most; ``entropy``: where they are
-            least sure together.
+            least sure together; ``k_center``: as far as can be from one another and from what was answered.
         waiting: Batches that may wait for answers; one more is dropped, and counted.
         wait: Training waits for the answers: the same seed gives the same run. False: it never does.
         pool: Newest frames of the agent that questions are drawn from.

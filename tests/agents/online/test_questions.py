@@ -13,7 +13,7 @@ import torch
 from vlmreward.agents.online.frame_pool import FramePool
 from vlmreward.agents.online.head_fit import FitSettings, cross_entropy, fit_head
 from vlmreward.agents.online.questions import Examples, FrameQuestions, PairQuestions, are_alike, examples_of
-from vlmreward.agents.online.sampling import preference_probability, rank_questions
+from vlmreward.agents.online.sampling import k_center, place_questions, preference_probability, rank_questions
 from vlmreward.rewards.annotators.answers import Answer, Rating
 from vlmreward.rewards.head import Head, HeadMeta
 from vlmreward.rewards.head_net import HeadSettings
@@ -130,6 +130,41 @@ def test_frames_without_a_rating_are_never_learned_from():
 def test_the_preference_probability_by_hand():
     p = preference_probability(np.array([0.0, 1.0, 0.5], np.float32), np.array([0.0, 0.0, 1.5], np.float32))
     assert p.tolist() == pytest.approx([0.5, 1 / (1 + math.e), math.e / (1 + math.e)])
+
+
+def test_k_center_by_hand():
+    places = np.array([[0.0], [1.0], [10.0], [4.0], [10.0]], np.float32)
+    assert k_center(places, places[:0], 4).tolist() == [0, 2, 3, 1]
+    assert k_center(places, np.array([[9.0], [0.0]], np.float32), 2).tolist() == [3, 1]  # 4 and, after it, 1 or 10
+    assert sorted(k_center(places, places[:0], 9).tolist()) == [0, 1, 2, 3, 4]
+    assert k_center(np.zeros((3, 2), np.float32), np.zeros((1, 2), np.float32), 3).tolist() == [0, 1, 2]
+
+
+def test_a_pair_lies_where_its_reverse_does():
+    x = np.random.default_rng(0).random((4, 2, 3)).astype(np.float16)
+    np.testing.assert_array_equal(place_questions(x), place_questions(x[:, ::-1]))
+    assert len(np.unique(place_questions(x), axis=0)) == 4
+    np.testing.assert_array_equal(place_questions(x[:, :1]), x[:, 0].astype(np.float32))
+
+
+@pytest.mark.parametrize("frames", [True, False])
+def test_k_center_spreads_questions_and_keeps_off_what_was_answered(frames):
+    pool = FramePool(200, 1, "go")
+    observe(pool, [*range(100), *[150] * 60, 250])  # one frame far from all others
+    rng = np.random.default_rng(0)
+    made = FrameQuestions(Scripted(), "k_center") if frames else PairQuestions(Scripted(), "k_center", 0.0)
+    query = made.draw(pool, None, rng, 20)
+    assert query is not None
+    assert len(query) == 20
+    seen = np.unique(np.concatenate([batch.env_reward for batch in query.frames]))
+    uniform = FrameQuestions(Scripted(), "uniform") if frames else PairQuestions(Scripted(), "uniform", 0.0)
+    drawn = uniform.draw(pool, None, np.random.default_rng(0), 20)
+    assert 250 in seen
+    assert len(seen) > len(np.unique(np.concatenate([batch.env_reward for batch in drawn.frames])))
+    known = examples_of(query, np.ones(20, bool), np.zeros(20, np.float32), "embeddings")
+    again = made.draw(pool, None, np.random.default_rng(0), 1, known)
+    first = made.draw(pool, None, np.random.default_rng(0), 1)
+    assert [b.env_reward.tolist() for b in again.frames] != [b.env_reward.tolist() for b in first.frames]
 
 
 def test_sampling_by_hand():
