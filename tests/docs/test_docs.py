@@ -59,6 +59,7 @@ NOT_RUN = {
     ".venv/bin/pytest": "runs these tests",
     "vlmreward train env=cartpole reward=yes_no": "needs a server; tests/cli/test_judge.py starts one",
     "vlmreward train env=cartpole reward=rubric": "needs weights; test_transformers_judge.py makes some",
+    "vlmreward label dataset=recordings reward=gvl": "as this one does",
     "vlmreward train env=cartpole agent=dqn reward=preference reward.annotator.name=two_stage": "a server too",
     "vlmreward train env=cartpole agent=dqn reward=distilled reward.annotator.of.name=rubric": "and this one",
     "vlmreward label dataset=datasets/swing engine=ray": "starts servers; tests/labelling/test_ray_engine.py does",

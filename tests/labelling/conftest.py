@@ -74,7 +74,7 @@ def build_job(
     folder = WorkFolder(path, "layout", run)
     folder.remove_temporary()
     engine = LocalEngine(dataset.frames, encoder, lambda keys: store.find(keys) >= 0, batch_size, threads)
-    labeller = Labeller(make_plan(dataset.episodes), folder, store, engine)
+    labeller = Labeller(make_plan(dataset.episodes), folder, store, engine, dataset.frames)
     scorer = LabelScorer(lambda goal: reward or LinearReward(encoder.dim), ["goal"] * len(dataset.episodes))
 
     def label(advance: Callable[[int], object] = lambda count: None) -> Counts:

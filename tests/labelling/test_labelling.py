@@ -145,9 +145,42 @@ def test_rewards_of_whole_episodes_see_them_across_shards_and_lost_frames(memory
     assert counts.reasons == {"broken": 3}
 
 
-def test_a_reward_of_pixels_is_refused():
-    with pytest.raises(ConfigError, match="looks at frames, and labels are made of embeddings"):
-        LabelScorer(lambda goal: BrightnessReward(), ["goal"])
+def test_a_reward_of_what_episodes_have_not_is_refused():
+    with pytest.raises(ConfigError, match="looks at reference, which recorded episodes have not"):
+        LabelScorer(lambda goal: LinearReward(needs=("embeddings", "reference")), ["goal"])
+
+
+class Watched(BrightnessReward):
+    """Looks at pictures, and remembers how many it was shown at a time."""
+
+    def __init__(self, context):
+        self.context, self.shown = context, []
+
+    def compute_reward(self, batch):
+        self.shown.append(len(batch))
+        return super().compute_reward(batch)
+
+
+@pytest.mark.parametrize("context", ["frame", "prefix", "episode"])
+def test_a_reward_of_pictures_sees_those_of_its_frames_and_none_that_is_lost(
+    memory_dataset, make_job, tmp_path, context
+):
+    dataset = memory_dataset(LENGTHS, bad=((1, 50), (2, 0), (4, 46)))
+    reward = Watched(context)
+    _, folder, label = make_job(dataset, tmp_path, reward=reward)
+    counts = label()
+    expected = np.concatenate(
+        [[dataset.picture(e.index, f)[..., 0].mean() / 255 for f in range(e.frames)] for e in dataset.episodes]
+    )
+    lost = np.zeros(len(expected), bool)
+    begins = np.cumsum([0, *(e.frames for e in dataset.episodes)])
+    lost[[begins[e] + f for e, f in ((1, 50), (2, 0), (4, 46))]] = True
+    found = read(folder, 6)
+    np.testing.assert_allclose(found.reward[~lost], expected[~lost], atol=1e-6)
+    assert np.isnan(found.reward[lost]).all()
+    assert counts.reasons == {"broken": 3}
+    if context == "frame":
+        assert sum(reward.shown) == len(expected) - 3  # each picture once
 
 
 def test_what_a_reader_or_an_encoder_raises_comes_out_and_threads_end(memory_dataset, make_job, tmp_path):

@@ -97,8 +97,8 @@ def settle_dataset_audit(arguments: Arguments) -> DatasetAuditSettings:
         Row(name, page["encoder"], page["reward"], as_prompts(page["baseline"]))
         for name, page in zip(names_of(names), pages, strict=True)
     )
-    prompts = (as_prompts(options[key]) for key in ("goal", "mismatched", "paraphrase"))
-    return DatasetAuditSettings(str(options["dataset"]), rows, *prompts, options)
+    goal, mismatched, paraphrases = (as_prompts(options[key]) for key in ("goal", "mismatched", "paraphrase"))
+    return DatasetAuditSettings(str(options["dataset"]), rows, goal, mismatched, paraphrases, options)
 
 
 def _fitting(combinations: Sequence[Combination]) -> Iterator[Arguments]:

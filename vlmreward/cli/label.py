@@ -161,7 +161,9 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     provenance = Provenance(
         run, name, encoder.licence, settings.reward, " / ".join(settings.goal), job.camera, str(__version__)
     )
-    labeller = Labeller(job.plan, folder, job.store, job.engine)
+    labeller = Labeller(
+        job.plan, folder, job.store, job.engine, lambda index: dataset.frames(dataset.episodes[index], job.camera)
+    )
     return Job(dataset, job.plan, folder, labeller, scorer, control, provenance)
 
 
@@ -289,6 +291,7 @@ def _print_plan(dataset: EpisodeDataset, changes: Sequence[Change]) -> None:
 def _write_result(
     job: Job, settings: LabelSettings, card: ReportCard, counts: Counts, left_out: int, seconds: float
 ) -> Path:
+    from vlmreward.cli.results import describe_judge
     from vlmreward.cli.run_folder import describe_machine, write_json
 
     path = job.folder.labels / "result.json"
@@ -299,6 +302,7 @@ def _write_result(
         "format": job.dataset.format,
         "provenance": asdict(job.provenance),
         "report_card": card.to_json(),
+        **describe_judge(job.scorer.model),
         "frames": counts.frames,
         "decoded": counts.decoded,
         "invalid": counts.invalid,

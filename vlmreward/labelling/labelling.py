@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
+from vlmreward.data.dataset import Frame, Undecodable
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.frame_hash import Keys, distinct
 from vlmreward.labelling.plan import Plan, Shard, Span
 from vlmreward.labelling.scoring import LabelScorer, Piece
 from vlmreward.labelling.shard_frames import NO_KEY, ShardFrames
 from vlmreward.labelling.work_folder import FrameRecord, LabelRecord, WorkFolder
-from vlmreward.types import BoolArray, FloatArray
+from vlmreward.types import BoolArray, FloatArray, Frames
 
 Advance = Callable[[int], None]
 """Told how many more frames are done."""
+
+Decode = Callable[[int], Iterator[Frame | Undecodable]]
+"""Decodes the pictures of an episode, by its number, in time order."""
 
 
 class Engine(Protocol):
@@ -64,10 +69,13 @@ class Labeller:
         folder: Their journal.
         store: Embeddings of the encoder.
         engine: Decodes and encodes.
+        decode: For models that look at pictures, which are not kept and so decoded again; None: there are none.
     """
 
-    def __init__(self, plan: Plan, folder: WorkFolder, store: EmbeddingStore, engine: Engine) -> None:
-        self._plan, self._folder, self._store, self._engine = plan, folder, store, engine
+    def __init__(
+        self, plan: Plan, folder: WorkFolder, store: EmbeddingStore, engine: Engine, decode: Decode | None = None
+    ) -> None:
+        self._plan, self._folder, self._store, self._engine, self._decode = plan, folder, store, engine, decode
         self._recent = -1, FrameRecord(np.empty((0, 2), np.uint64), {})
 
     def encode(self, shards: Sequence[int], advance: Advance, counts: Counts) -> None:
@@ -120,7 +128,8 @@ class Labeller:
         """
         embeddings = self.embeddings(index, 0, self._plan.frames[index])
         lost = np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist()
-        piece = Piece(Span(index, 0, len(embeddings)), 0, embeddings, embeddings[0])
+        frames = self._pictures(index, 0, len(embeddings)) if scorer.looks else None
+        piece = Piece(Span(index, 0, len(embeddings)), 0, embeddings, embeddings[0], frames)
         return scorer.score([piece], dict.fromkeys(lost, "no embedding"))
 
     def embeddings(self, episode: int, start: int, stop: int) -> FloatArray:
@@ -171,8 +180,20 @@ class Labeller:
             begin, end = scorer.sees(span, self._plan.frames[span.episode])
             seen = self.embeddings(span.episode, begin, end)
             first = seen[0] if begin == 0 else self.embeddings(span.episode, 0, 1)[0]
-            pieces.append(Piece(span, begin, seen, first))
+            frames = self._pictures(span.episode, begin, end) if scorer.looks else None
+            pieces.append(Piece(span, begin, seen, first, frames))
         return scorer.score(pieces, record.reasons)
+
+    def _pictures(self, episode: int, start: int, stop: int) -> Frames:
+        """Decode frames of an episode, uint8, shape (N, H, W, 3); black where one can't be."""
+        assert self._decode is not None, "a model that looks at pictures needs a way to decode them"
+        read = list(islice(self._decode(episode), start, stop))
+        shape = next((picture.shape for picture in read if not isinstance(picture, Undecodable)), (1, 1, 3))
+        frames = np.zeros((len(read), *shape), np.uint8)
+        for row, picture in enumerate(read):
+            if not isinstance(picture, Undecodable):
+                frames[row] = picture
+        return frames
 
     def _record(self, shard: int) -> FrameRecord:
         if shard != self._recent[0]:  # most spans of a shard are scored one after the other

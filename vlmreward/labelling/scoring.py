@@ -12,12 +12,12 @@ from vlmreward.data.dataset import Episode
 from vlmreward.errors import ConfigError
 from vlmreward.labelling.plan import Span
 from vlmreward.labelling.work_folder import LabelRecord
-from vlmreward.types import FloatArray, FrameBatch, RewardBatch, RewardModel
+from vlmreward.types import FloatArray, FrameBatch, Frames, RewardBatch, RewardModel
 
 MakeModel = Callable[[str], RewardModel]
 """Builds the reward model for a goal in words."""
 
-READS = ("embeddings", "initial", "previous")
+READS = ("embeddings", "frames", "initial", "previous")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ class Piece:
         begin: Number of the first frame that is seen, at most ``span.start``.
         embeddings: From there on, float32, shape (M, D), to ``span.stop`` or beyond; NaN where there is none.
         initial: Embedding of the episode's first frame, shape (D,), or NaN.
+        frames: Pictures from ``begin`` on, uint8, shape (M, H, W, 3), for a model that looks at them; anything where
+            there is no embedding.
     """
 
     span: Span
     begin: int
     embeddings: FloatArray
     initial: FloatArray
+    frames: Frames | None = None
 
 
 class LabelScorer:
@@ -48,7 +51,7 @@ class LabelScorer:
         model: That of the first goal.
 
     Raises:
-        ConfigError: The model looks at more than embeddings.
+        ConfigError: The model looks at more than an episode's frames.
     """
 
     def __init__(self, make_model: MakeModel, goals: Sequence[str]) -> None:
@@ -58,12 +61,17 @@ class LabelScorer:
         more = sorted(set(self.model.needs) - set(READS))
         if more:
             raise ConfigError(
-                f"this reward looks at {', '.join(more)}, and labels are made of embeddings: choose another reward"
+                f"this reward looks at {', '.join(more)}, which recorded episodes have not: choose another reward"
             )
         if getattr(self.model, "learns", False):
             raise ConfigError(
                 "this reward learns beside training and has no head yet: give reward.path=<head.safetensors of a run>"
             )
+
+    @property
+    def looks(self) -> bool:
+        """Whether the model looks at pictures."""
+        return "frames" in self.model.needs
 
     def sees(self, span: Span, frames: int) -> tuple[int, int]:
         """Return which frames of an episode the model must see to score some of them: from, to.
@@ -113,16 +121,20 @@ class LabelScorer:
         span, own = piece.span, piece.embeddings
         steps = np.arange(piece.begin, piece.begin + len(own), dtype=np.int64)
         before = np.concatenate([own[:1], own[:-1]])
+        known = np.isfinite(own).all(axis=1)
         if self.model.context in ("prefix", "episode"):
-            keep = np.isfinite(own).all(axis=1)  # a lost frame is left out, as it is while an agent acts
+            keep = known  # a lost frame is left out, as it is while an agent acts
         else:
-            keep = steps >= span.start
+            keep = (steps >= span.start) & (
+                known | (not self.looks)
+            )  # nobody is asked about a picture that is not there
         model = self._model(self._goals[span.episode])
         steps, own = steps[keep], own[keep]
         batch = FrameBatch(
             episode=np.full(len(own), span.episode, np.int64),
             step=steps,
             instruction=self._goals[span.episode],
+            frames=None if piece.frames is None else piece.frames[keep],
             embeddings=own,
             initial=np.broadcast_to(piece.initial, own.shape) if "initial" in model.needs else None,
             previous=before[keep] if "previous" in model.needs else None,
