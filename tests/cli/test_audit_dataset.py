@@ -129,6 +129,7 @@ def test_what_can_not_work_is_one_line(cli: Any, refused: Any, dataset: None) ->
     refused(cli(*FEW, "vary.reward=[clip,rubric]", "reward.alpah=1"), "audit", "unknown setting 'reward.alpah'")
     refused(cli(*FEW, "vary.goal=a", "vary.goal=b"), "audit", "can't vary goal")
     refused(cli(*FEW, "frames=x.csv"), "audit", "both dataset and frames are given")
+    refused(cli(*FEW, "env=cartpole"), "audit", "both dataset and env are given")
     refused(cli(*FEW, "paraphrase=shift it"), "audit", "these episodes have 2")
     refused(cli(*FEW, "reward=preference"), "audit", "has no head yet: give reward.path=")
     refused(cli(*FEW, "truth=no.npz"), "audit", "no truth at no.npz")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections import Counter
@@ -81,14 +80,15 @@ def settle_dataset_audit(arguments: Arguments) -> DatasetAuditSettings:
     for key in combinations[0].chosen:
         if not any(key == head or key.startswith(f"{head}.") for head in VARIED):
             raise ConfigError(f"an audit of a dataset can't vary {key}: it compares {', '.join(VARIED)}; run two")
+    given = {key.split(".")[0] for key in arguments.keys()}  # noqa: SIM118  a method, not a mapping
+    for other in ("env", "experiment", "frames", "run"):
+        if other in given:
+            raise ConfigError(f"both dataset and {other} are given: an audit looks at one of them, run two")
     pages = [compose("audit", own) for own in _fitting(combinations)]
     options = dict(pages[0])
     for name, low in (("episodes", 1), ("every", 1), ("seed", 0), ("replicates", 0)):
         options[name] = whole(name, options[name], low)
     check_cache_dtype(options["cache_dtype"])
-    for other in ("frames", "run"):
-        if options[other] is not None:
-            raise ConfigError(f"both dataset and {other} are given: an audit looks at one of them, run two")
     names = [
         ", ".join(describe_choice(k, v) for k, v in c.chosen.items()) or str(page["reward"].get("name"))
         for c, page in zip(combinations, pages, strict=True)
@@ -138,24 +138,18 @@ def audit_dataset(arguments: Arguments) -> int:
     from vlmreward.atomic import check_writable
     from vlmreward.audit.progress_report import table_lines, write_progress_report
     from vlmreward.audit.progress_table import measure
+    from vlmreward.cli.audit_parts import open_encoders
     from vlmreward.cli.build import set_threads
     from vlmreward.cli.dataset_films import draw_episodes, find_truth
     from vlmreward.cli.results import describe_cache
     from vlmreward.cli.run_folder import describe_machine, slug
     from vlmreward.data import open_dataset
-    from vlmreward.encoders import make_encoder_from_config
-    from vlmreward.encoders.cached import open_cached
 
     dataset = open_dataset(settings.dataset)
     folder = Path(options["out"] or Path("audits") / slug(dataset.root.name))
     check_writable(folder / "audit.json")
     set_threads(options["threads"])
-    encoders: dict[str, Encoder] = {}
-    for row in settings.rows:
-        if (key := _key(row.encoder)) not in encoders:
-            encoders[key] = make_encoder_from_config(row.encoder, device=options["device"])
-            if options["cache"] is not None:
-                encoders[key] = open_cached(encoders[key], options["cache"], options["cache_dtype"])
+    encoders = open_encoders([row.encoder for row in settings.rows], options)
     began = time.perf_counter()
     drawn = draw_episodes(dataset, options["episodes"], options["seed"])
     films, readings, judges = read_dataset(settings, dataset, drawn, encoders)
@@ -211,7 +205,7 @@ def read_dataset(
     """
     from vlmreward.agents.progress import Progress
     from vlmreward.audit.progress_readings import baselines, read_film
-    from vlmreward.cli.audit_parts import UNRELATED
+    from vlmreward.cli.audit_parts import UNRELATED, key_of
     from vlmreward.cli.dataset_films import LEAST_FRAMES, find_truth, load_film
     from vlmreward.cli.results import describe_judge
     from vlmreward.labelling.scoring import goals_of
@@ -226,7 +220,7 @@ def read_dataset(
             f'paraphrase says one task in other words, and these episodes have {len(texts)}: give goal="..."'
         )
     others = settings.mismatched or (texts if len(texts) > 1 else UNRELATED)
-    makers = [_maker(row, encoders[_key(row.encoder)], settings.goal) for row in settings.rows]
+    makers = [_maker(row, encoders[key_of(row.encoder)], settings.goal) for row in settings.rows]
     for make in makers:  # before any picture: a bad prompt is told in a second
         for text in (*texts, *settings.paraphrases):
             make(text)
@@ -242,7 +236,7 @@ def read_dataset(
                 for row, make in zip(settings.rows, makers, strict=True):
                     one_goal = for_other_goals(row.reward) is not row.reward
                     ways = ((), ()) if one_goal else (more, settings.paraphrases)
-                    readings[row.name].append(read_film(film, make, _key(row.encoder), *ways))
+                    readings[row.name].append(read_film(film, make, key_of(row.encoder), *ways))
                 for name, reading in baselines(film, longest, options["seed"], more, settings.paraphrases).items():
                     readings.setdefault(name, []).append(reading)
                 films.append(replace(film, frames=film.frames[:0], embeddings={}))
@@ -276,10 +270,6 @@ def _maker(row: Row, encoder: Encoder, goal: Sequence[str]) -> MakeModel:
 
     make_model: MakeModel = make
     return make_model
-
-
-def _key(config: Mapping[str, Any]) -> str:
-    return json.dumps(dict(config), sort_keys=True)
 
 
 def _plain(settings: DatasetAuditSettings) -> dict[str, Any]:

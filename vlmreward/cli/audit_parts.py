@@ -40,6 +40,33 @@ def other_goals(env: EnvSettings | None, given: Iterable[str]) -> tuple[str, ...
     return tuple(t.goal for name, t in tasks.items() if name != named and t.goal not in taken) or UNRELATED
 
 
+def key_of(config: Mapping[str, Any]) -> str:
+    """Return a text that is equal for equal configs."""
+    return json.dumps(dict(config), sort_keys=True)
+
+
+def open_encoders(configs: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> dict[str, Encoder]:
+    """Load each different encoder once, with its store where embeddings are kept; by :func:`key_of` of its config.
+
+    Args:
+        configs: Of the encoders.
+        options: ``device``, ``cache`` and ``cache_dtype``.
+
+    Raises:
+        VlmRewardError: Weights are missing, or the store can't be written.
+    """
+    from vlmreward.encoders import make_encoder_from_config
+    from vlmreward.encoders.cached import open_cached
+
+    encoders: dict[str, Encoder] = {}
+    for config in configs:
+        if (key := key_of(config)) not in encoders:
+            encoders[key] = make_encoder_from_config(config, device=options["device"])
+            if options["cache"] is not None:
+                encoders[key] = open_cached(encoders[key], options["cache"], options["cache_dtype"])
+    return encoders
+
+
 def build_variant(
     name: str,
     chosen: Mapping[str, Any],
