@@ -185,7 +185,7 @@ def shorten(name, settings):
         small = [*SMALL_OFFLINE, *([SHORT_EPISODE] if "env" in arguments.keys() else [])]  # noqa: SIM118
     elif name == "train":
         small += SMALL_AGENT[get_agent(compose("train", arguments)["agent"]["name"]).scoring]
-    elif name in WITH_ENV and not {"run", "frames"} & set(arguments.literals):
+    elif name in WITH_ENV and not {"run", "frames", "dataset"} & set(arguments.literals):
         small.append(SHORT_EPISODE)
     for key, _, value in [setting.partition("=") for setting in settings]:
         if key == "encoder" and match_option(key, value, list_groups()) != "mini":
