@@ -111,7 +111,7 @@ def test_actors_give_the_local_shards_though_one_is_killed(tmp_path: Path) -> No
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, out
     assert "alike" in out
-    assert "refused: the encoder on a worker is mini-2" in out
+    assert "refused: the encoder on a worker is mini-" in out
 
 
 def test_a_shard_that_kills_worker_after_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
