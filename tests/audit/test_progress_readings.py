@@ -27,7 +27,13 @@ def film(progress: Any = UP, number: int = 0, **more: Any) -> Film:
     frames[..., 0] = (255 * progress)[:, None, None]
     thumbs = (255 * progress).astype(np.float32)[:, None]
     seen = np.stack([progress, 1 - progress], axis=1).astype(np.float32)
-    own = {"instruction": "lift it", "success": True, "embeddings": {"e": seen}, "progress": progress, **more}
+    own: dict[str, Any] = {
+        "instruction": "lift it",
+        "success": True,
+        "embeddings": {"e": seen},
+        "progress": progress,
+        **more,
+    }
     return Film(number, frames=frames, step=np.arange(len(progress)), thumbs=thumbs, **own)
 
 

@@ -163,7 +163,13 @@ def test_the_report_says_nothing_where_nothing_is_known_and_escapes_what_it_quot
     hostile = "<script>alert(1)</script>"
     films = [film(n, instruction=hostile if n % 2 else "lift") for n in range(12)]
     counts = {"episodes": 12, "of": 12, "frames": 60, "successes": 8, "failures": 4, "unknown": 0}
-    about = {"title": "t", "subject": "s", "instructions": ["lift", hostile], "films": counts, "truth": None}
+    about: dict[str, Any] = {
+        "title": "t",
+        "subject": "s",
+        "instructions": ["lift", hostile],
+        "films": counts,
+        "truth": None,
+    }
     about["versions"] = {"vlmreward": "0"}
     rows["mine"][0] = reading(reasons={"lost": 2})
     json_path, html_path = write_progress_report(tmp_path, about, films, rows, table)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vlmreward.data import open_dataset
+from vlmreward.data.dataset import Episode, EpisodeDataset, Undecodable
 from vlmreward.rewards.head import Head
 from vlmreward.testing.chat_server import ChatServer
 from vlmreward.testing.films import write_films
@@ -85,6 +86,11 @@ def server() -> Iterator[ChatServer]:
     made.close()
 
 
+def pictures_of(dataset: EpisodeDataset, episode: Episode) -> list[np.ndarray]:
+    read = dataset.frames(episode, dataset.cameras[0])
+    return [picture for picture in read if not isinstance(picture, Undecodable)]
+
+
 def red_dataset(path: Path) -> None:
     rng = np.random.default_rng(4)
     frames = rng.integers(0, 30, (120, 16, 16, 3)).astype(np.uint8)
@@ -114,7 +120,7 @@ def test_a_judge_behind_a_server_compares_and_its_head_orders_frames_as_it_would
     assert cli("label", "dataset=c", GOAL, "encoder=fake", *label).code == 0
     read = open_dataset("c")
     for episode in read.episodes:  # row t has the reward of frame t + 1
-        red = [redness(picture) for picture in list(read.frames(episode, read.cameras[0]))[1:]]
+        red = [redness(picture) for picture in pictures_of(read, episode)[1:]]
         assert np.corrcoef(read.column(episode, "red")[: len(red)], red)[0, 1] > 0.8
 
 
@@ -130,7 +136,7 @@ def test_a_judge_that_only_talks_is_told_with_what_it_says(cli: Any, refused: An
 
 def test_a_judge_of_another_kind_rates_and_compares(cli: Any, dataset: None) -> None:
     read = open_dataset("c")
-    frames = [f for e in read.episodes for f in read.frames(e, read.cameras[0])]
+    frames = [picture for episode in read.episodes for picture in pictures_of(read, episode)]
     np.savez("truth.npz", frames=np.stack(frames), progress=np.linspace(0, 1, len(frames)))
     few = ("reward.learning.budget=80", "reward.learning.fit_steps=3", "encoder=fake")
     scripted = ("judge.name=scripted", "judge.path=truth.npz")

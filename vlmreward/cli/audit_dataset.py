@@ -234,17 +234,18 @@ def read_dataset(
             if film is not None:
                 more = [text for text in others if text != film.instruction]
                 for row, make in zip(settings.rows, makers, strict=True):
-                    one_goal = for_other_goals(row.reward) is not row.reward
-                    ways = ((), ()) if one_goal else (more, settings.paraphrases)
-                    readings[row.name].append(read_film(film, make, key_of(row.encoder), *ways))
+                    one_goal = for_other_goals(row.reward) is not row.reward  # a head, which knows no other
+                    asked = [] if one_goal else more
+                    reworded = () if one_goal else settings.paraphrases
+                    readings[row.name].append(read_film(film, make, key_of(row.encoder), asked, reworded))
                 for name, reading in baselines(film, longest, options["seed"], more, settings.paraphrases).items():
                     readings.setdefault(name, []).append(reading)
                 films.append(replace(film, frames=film.frames[:0], embeddings={}))
             progress.advance(1)
     if not films:
         raise DatasetError(f"no episode of {dataset.root} has {LEAST_FRAMES} frames that can be decoded and encoded")
-    asked = {row.name: describe_judge(make(texts[0])) for row, make in zip(settings.rows, makers, strict=True)}
-    return films, readings, {name: judge["judge"] for name, judge in asked.items() if judge}
+    judges = {row.name: describe_judge(make(texts[0])) for row, make in zip(settings.rows, makers, strict=True)}
+    return films, readings, {name: told["judge"] for name, told in judges.items() if told}
 
 
 def _maker(row: Row, encoder: Encoder, goal: Sequence[str]) -> MakeModel:

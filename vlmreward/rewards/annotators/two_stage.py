@@ -104,7 +104,7 @@ class TwoStageComparer:
         return [(reply.text or "", "" if reply.text is not None else reply.reason) for reply in replies]
 
 
-def make_two_stage(judge: Mapping[str, Any] | None = None) -> TwoStageComparer:
+def make_two_stage(judge: Any = None) -> TwoStageComparer:
     """Asks a vision-language model twice, ``judge``, as RL-VLM-F does: first for differences, then for a choice.
 
     Args:
