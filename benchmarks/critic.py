@@ -226,7 +226,7 @@ def study(root: Path, out: Path) -> dict[str, Any]:
         demo = next(i for i, e in enumerate(fit) if e.success[-1])
         goal, other = goals[key], goals[TASKS[(number + 1) % len(TASKS)]]
         rows: dict[str, Any] = {}
-        for estimate in ("accumulated", "anchored"):
+        for estimate in ("direct", "accumulated", "anchored", "fused"):
             for shown in (False, True):
                 name = f"critic, {estimate}{', one demonstration' if shown else ''}"
                 reference = {"reference": recordings[key][0], "reference_episode": demo} if shown else {}

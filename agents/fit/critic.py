@@ -1,4 +1,4 @@
-"""Train a progress critic: squared error of the step, cross-entropy of "done", on pairs from the order of time."""
+"""Train a progress critic: squared error of step and progress, cross-entropy of "done", on pairs from time's order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmreward.agents.fit.critic_pairs import CriticEpisode, PairBatch, PairSampler, PairSettings
+from vlmreward.agents.fit.critic_episodes import CriticEpisode
+from vlmreward.agents.fit.critic_pairs import PairBatch, PairSampler, PairSettings
 from vlmreward.errors import ConfigError
-from vlmreward.rewards.critic_net import CriticNet, NetSettings
+from vlmreward.rewards.critic_net import Comparison, CriticNet, NetSettings
 from vlmreward.types import BoolArray, FloatArray
 
 
@@ -25,20 +26,20 @@ class CriticFitSettings:
         groups: Groups of four pairs a step.
         learning_rate: Peak of a one-cycle rate.
         weight_decay: Of AdamW.
-        noise: Standard deviation of what is added to embeddings, in their own standard deviations.
-        done: Weight of the cross-entropy beside the squared error.
+        progress: Weight of the squared error of the later frame's progress beside that of the step.
+        done: Weight of the cross-entropy beside it.
         push_back: Weight of the push-back on own rollouts, 0 for none.
         decay: What share of its own estimate a rollout's frame is pushed to.
         pairs: How pairs are drawn.
         seed: Of every draw.
     """
 
-    steps: int = 3000
+    steps: int = 800
     groups: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    noise: float = 0.1
-    done: float = 0.2
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.5
+    progress: float = 3.0
+    done: float = 0.1
     push_back: float = 0.0
     decay: float = 0.9
     pairs: PairSettings = field(default_factory=PairSettings)
@@ -84,7 +85,6 @@ class CriticFit:
         self.model.mean.copy_(torch.from_numpy(frames.mean(axis=0)))
         self.model.scale.copy_(torch.from_numpy(1 / (frames.std(axis=0) + 1e-4)))
         rng = np.random.default_rng([settings.seed, 1])
-        self._noise = torch.Generator().manual_seed(settings.seed)
         self._pairs = PairSampler(episodes, texts, settings.pairs, rng)
         self._own: PairSampler | None = None
         if settings.push_back > 0:
@@ -102,7 +102,7 @@ class CriticFit:
         model.train()
         for _ in range(s.steps):
             terms = self._losses()
-            loss = terms["delta"] + s.done * terms["done"]
+            loss = terms["delta"] + s.progress * terms["progress"] + s.done * terms["done"]
             if "push_back" in terms:
                 loss = loss + s.push_back * terms["push_back"]
             optimiser.zero_grad()
@@ -115,39 +115,34 @@ class CriticFit:
 
     def _losses(self) -> dict[str, Tensor]:
         batch = self._pairs.draw(self.settings.groups)
-        delta, logit = self._compare(batch)
-        wanted, done = torch.from_numpy(batch.delta), torch.from_numpy(batch.done)
-        told, judged = torch.isfinite(wanted), torch.isfinite(done)
+        seen = self._compare(batch)
+        done = torch.from_numpy(batch.done)
+        judged = torch.isfinite(done)
         terms = {
-            "delta": F.mse_loss(delta[told], wanted[told]),
-            "done": balanced_cross_entropy(logit[judged], done[judged]),
+            "delta": squared_error(seen.delta, torch.from_numpy(batch.delta)),
+            "progress": squared_error(seen.progress, torch.from_numpy(batch.progress)),
+            "done": balanced_cross_entropy(seen.done[judged], done[judged]),
         }
         if self._own is not None:
             own = self._own.draw(self.settings.groups)
             own = replace(own, earlier=own.initial)  # how far each frame seems from the first one
-            seen, _ = self._compare(own)
-            terms["push_back"] = F.mse_loss(seen, self.settings.decay * seen.detach())
+            far = self._compare(own)
+            terms["push_back"] = sum(
+                (F.mse_loss(x, self.settings.decay * x.detach()) for x in (far.delta, far.progress)), torch.zeros(())
+            )
         return terms
 
-    def _compare(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        text, initial, earlier, later = (
-            torch.from_numpy(getattr(batch, name)) for name in ("text", "initial", "earlier", "later")
-        )
-        initial, earlier, later = (self._blur(x) for x in (initial, earlier, later))
-        if batch.reference is None:
-            return self.model(text, initial, earlier, later)
-        return self.model(
-            text,
-            initial,
-            earlier,
-            later,
-            self._blur(torch.from_numpy(batch.reference)),
-            torch.from_numpy(batch.percent),
-        )
+    def _compare(self, batch: PairBatch) -> Comparison:
+        frames = (torch.from_numpy(x) for x in (batch.text, batch.initial, batch.earlier, batch.later))
+        if batch.reference is None or batch.percent is None:
+            return self.model(*frames)
+        return self.model(*frames, torch.from_numpy(batch.reference), torch.from_numpy(batch.percent))
 
-    def _blur(self, x: Tensor) -> Tensor:
-        drawn = torch.randn(x.shape, generator=self._noise)
-        return x + self.settings.noise * drawn / self.model.scale
+
+def squared_error(said: Tensor, label: Tensor) -> Tensor:
+    """Return the mean squared error over what is labelled, shape (N,) both; 0 where every label is NaN."""
+    known = torch.isfinite(label)
+    return (said[known] - label[known]).square().sum() / known.sum().clamp(min=1)
 
 
 def balanced_cross_entropy(logit: Tensor, marks: Tensor) -> Tensor:

@@ -3,64 +3,27 @@
 The label of a pair is VLAC's (arXiv 2509.15937): how much of what was left at the earlier frame the later one has done,
 ``D / (T - i)``. With its tricks: groups of four, (i, i+1) and (i, j) both ways round; pairs of one and the same or of
 nearly the same frame, 0; an instruction that is not the episode's own, 0, done or not; frames of the last 5 % done,
-of the first 80 % not done, and nothing said of those between. Where a demonstration ends in frames that all look the
-same, it has arrived at the first of them, and time stands still from there. Any frame before the pair may pass for the
-episode's first, and the pairs that lead back are rewound video (ReWiND, CoRL 2025). Of episodes recorded as failures
-only this is said: the task is not done in any frame.
+of the first 80 % not done, and nothing said of those between. Any frame before the pair may pass for the episode's
+first, and the pairs that lead back are rewound video (ReWiND, CoRL 2025). What differs: progress is that of
+``critic_episodes``, which knows when a demonstration has arrived and has a guess for failures; and the later frame's
+own progress is a label beside the pair's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
+from vlmreward.agents.fit.critic_episodes import DONE_FROM, CriticEpisode, progress_of_failures
 from vlmreward.errors import DatasetError
 from vlmreward.rewards.accumulation import remaining_delta
+from vlmreward.rewards.stages import reference_frames
 from vlmreward.types import FloatArray
 
-DONE_FROM, NOT_DONE_UNTIL = 0.95, 0.8
 STILL = 0.02
 """Frames nearer to each other than this share of the way from first to last show no change."""
-
-
-@dataclass(frozen=True)
-class CriticEpisode:
-    """One recorded episode.
-
-    Attributes:
-        embeddings: Of its frames that could be encoded, in order, float32, shape (F, D), F > 1.
-        instruction: What was to be done.
-        success: Its recorded outcome; None where there is none, and it counts as a demonstration.
-    """
-
-    embeddings: FloatArray
-    instruction: str
-    success: bool | None = None
-
-    @property
-    def shows_how(self) -> bool:
-        """Whether its end is the task done."""
-        return self.success is not False
-
-    @cached_property
-    def progress(self) -> FloatArray:
-        """What time says of each frame's progress, in [0, 1], shape (F,): 1 from where nothing moves any more."""
-        frames = self.embeddings
-        whole = float(np.linalg.norm(frames[-1] - frames[0]))
-        moving = np.flatnonzero(np.linalg.norm(frames - frames[-1], axis=1) > STILL * whole)
-        arrival = max(1, int(moving[-1]) + 1) if len(moving) else len(frames) - 1
-        return np.minimum(np.arange(len(frames)) / arrival, 1.0).astype(np.float32)
-
-    @cached_property
-    def done(self) -> FloatArray:
-        """What time and outcome say of "done" in each frame: 0, 1, or NaN where they say nothing; shape (F,)."""
-        if not self.shows_how:
-            return np.zeros(len(self.embeddings), np.float32)
-        p = self.progress
-        return np.select([p > DONE_FROM, p < NOT_DONE_UNTIL], [1.0, 0.0], np.nan).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -75,15 +38,18 @@ class PairSettings:
         ends: Share of groups whose later frame is among the episode's last, for the head that says "done".
         shown: Share of batches that come with a reference trajectory.
         reference_frames: Its length, K.
+        worth: What a failure's frame is held to be worth of what a demonstration was that looked as much like the
+            instruction.
     """
 
     mismatched: float = 0.1
-    failures: float = 0.25
-    late_start: float = 0.5
+    failures: float = 0.6
+    late_start: float = 0.2
     same: float = 0.05
-    ends: float = 0.3
+    ends: float = 0.1
     shown: float = 0.5
     reference_frames: int = 9
+    worth: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -97,6 +63,7 @@ class PairBatch:
         later: Shape (B, D).
         delta: Label of the step, in [-1, 1], float32, shape (B,).
         done: Label of the later frame, 0 or 1, float32, shape (B,).
+        progress: Label of the later frame, in [0, 1], float32, shape (B,).
         reference: Shape (B, K, D), or None.
         percent: Progress of each reference frame in [0, 1], shape (B, K), or None.
     """
@@ -107,6 +74,7 @@ class PairBatch:
     later: FloatArray
     delta: FloatArray
     done: FloatArray
+    progress: FloatArray
     reference: FloatArray | None
     percent: FloatArray | None
 
@@ -142,6 +110,10 @@ class PairSampler:
                 f"all {len(episodes)} episodes are recorded as failures: a critic learns from episodes that end with "
                 "their task done, give some"
             )
+        self._progress = {id(e): e.progress for shown in self._shown.values() for e in shown}
+        for text, failed in self._failed.items():
+            guesses = progress_of_failures(failed, self._shown.get(text, ()), texts[text], settings.worth)
+            self._progress.update(zip(map(id, failed), guesses, strict=True))
         self._others = {text: self._unlike(text) for text in {**self._shown, **self._failed}}
 
     def _unlike(self, text: str) -> list[str]:
@@ -172,12 +144,11 @@ class PairSampler:
         frames = episode.embeddings
         earlier, later = frames[pairs[:, 0]], frames[pairs[:, 1]]
         if mismatched:
-            delta, done = np.zeros(4), np.zeros(4)
-        elif failed:
-            delta, done = np.full(4, np.nan), np.zeros(4)
+            delta, done, progress = np.zeros((3, 4))
         else:
-            delta = remaining_delta(episode.progress[pairs[:, 0]], episode.progress[pairs[:, 1]])
-            done = episode.done[pairs[:, 1]]
+            known = self._progress[id(episode)]
+            progress, done = known[pairs[:, 1]], episode.done[pairs[:, 1]]
+            delta = remaining_delta(known[pairs[:, 0]], progress)
             whole = np.linalg.norm(frames[-1] - frames[0])
             delta = np.where(np.linalg.norm(later - earlier, axis=1) < STILL * whole, 0.0, delta)
         group = {
@@ -187,6 +158,7 @@ class PairSampler:
             "later": later,
             "delta": delta,
             "done": done,
+            "progress": progress,
         }
         if with_reference:
             reference, percent = self._reference(asked)
@@ -205,16 +177,11 @@ class PairSampler:
         return np.array([(i, i + 1), (i + 1, i), (i, j), (j, i)])
 
     def _reference(self, text: str) -> tuple[FloatArray, np.ndarray]:
-        """Return frames of an episode of a task, evenly spaced, and their percent; of none, frames of zeros."""
+        """Return frames of the way of a demonstration and their percent; frames of zeros where a task has none."""
         count = self._settings.reference_frames
         percent = np.linspace(0, 1, count)
         if text not in self._shown:
             dim = len(self._texts[text])
             return np.zeros((count, dim), np.float32), percent
         episode = self._shown[text][self._rng.integers(len(self._shown[text]))]
-        return reference_frames(episode.embeddings, count), percent
-
-
-def reference_frames(embeddings: FloatArray, count: int) -> FloatArray:
-    """Return ``count`` evenly spaced frames of an episode, the first and the last among them, shape (count, D)."""
-    return embeddings[np.rint(np.linspace(0, len(embeddings) - 1, count)).astype(int)]
+        return reference_frames(episode.way, count), percent

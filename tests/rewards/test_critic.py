@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 
 from vlmreward.errors import ConfigError, FramesError, WeightsError
 from vlmreward.rewards import make_reward
-from vlmreward.rewards.accumulation import accumulate
-from vlmreward.rewards.critic import Critic, CriticMeta
+from vlmreward.rewards.accumulation import accumulate, fuse
+from vlmreward.rewards.critic import Critic, CriticMeta, Reference
 from vlmreward.rewards.critic_net import CriticNet, NetSettings
 from vlmreward.rewards.critic_reward import CriticReward
+from vlmreward.rewards.stages import arrival
 from vlmreward.testing.fakes import ProjectionEncoder
 from vlmreward.types import FrameBatch
 
@@ -59,11 +60,12 @@ def test_both_ways_by_hand(saved):
     first, a, b = (torch.from_numpy(part) for part in np.split(x, 3))
     words = torch.from_numpy(text).expand(3, -1)
     with torch.no_grad():
-        (there, logit), (back, _) = critic.net(words, first, a, b), critic.net(words, first, b, a)
+        (there, progress, logit), back = critic.net(words, first, a, b), critic.net(words, first, b, a).delta
     seen = critic.compare(text, *np.split(x, 3))
     assert seen.delta == pytest.approx(((there - back) / 2).numpy(), abs=1e-6)
     assert seen.residual == pytest.approx((there + back).abs().numpy(), abs=1e-6)
     assert seen.done == pytest.approx(1 / (1 + np.exp(-(logit.numpy() / 2 + 0.5))), abs=1e-6)
+    assert seen.progress == pytest.approx(progress.numpy(), abs=1e-6)
     one_way = critic.compare(text, *np.split(x, 3), both_ways=False)
     assert one_way.delta == pytest.approx(there.numpy(), abs=1e-6)
     assert np.isnan(one_way.residual).all()
@@ -86,7 +88,7 @@ def test_what_is_no_critic_is_refused(tmp_path):
 
 def test_accumulated_progress_by_hand(saved):
     path, critic = saved
-    model = CriticReward(ENCODER, "a goal", path=path)
+    model = CriticReward(ENCODER, "a goal", path=path, estimate="accumulated")
     x = frames(7)
     scored = model.compute_reward(batch(x))
     text = ENCODER.encode_texts(["a goal"])[0]
@@ -104,16 +106,19 @@ def test_longer_steps_make_chains_of_their_own(saved):
     path, critic = saved
     x = frames(8)
     text = ENCODER.encode_texts(["a goal"])[0]
-    scored = CriticReward(ENCODER, "a goal", path=path, stride=3, rule="inverse").compute_reward(batch(x))
+    scored = CriticReward(
+        ENCODER, "a goal", path=path, estimate="accumulated", stride=3, rule="inverse"
+    ).compute_reward(batch(x))
     for phase in (1, 2, 3):
         chain = [0, *range(phase, 8, 3)]
         steps = critic.compare(text, np.tile(x[0], (len(chain) - 1, 1)), x[chain[:-1]], x[chain[1:]])
         assert scored.reward[chain] == pytest.approx(accumulate(steps.delta, "inverse"), abs=1e-6)
 
 
-def test_episodes_and_the_order_of_rows_do_not_mix(saved):
+@pytest.mark.parametrize("estimate", ["accumulated", "fused"])
+def test_episodes_and_the_order_of_rows_do_not_mix(saved, estimate):
     path, _ = saved
-    model = CriticReward(ENCODER, "a goal", path=path)
+    model = CriticReward(ENCODER, "a goal", path=path, estimate=estimate)
     x, y = frames(5), frames(4, seed=2)
     alone = np.concatenate([model.compute_reward(batch(x)).reward, model.compute_reward(batch(y)).reward])
     order = np.random.default_rng(0).permutation(9)
@@ -121,9 +126,10 @@ def test_episodes_and_the_order_of_rows_do_not_mix(saved):
     assert model.compute_reward(mixed).reward == pytest.approx(alone[order], abs=1e-6)
 
 
-def test_later_frames_change_nothing(saved):
+@pytest.mark.parametrize("estimate", ["accumulated", "fused"])
+def test_later_frames_change_nothing(saved, estimate):
     path, _ = saved
-    model = CriticReward(ENCODER, "a goal", path=path, stride=2)
+    model = CriticReward(ENCODER, "a goal", path=path, estimate=estimate, stride=2)
     x = frames(9)
     assert (model.context, model.causal) == ("prefix", True)
     early = model.compute_reward(batch(x[:5])).reward
@@ -143,11 +149,37 @@ def test_anchored_progress_is_the_step_from_the_first_frame(saved):
         model.compute_reward(batch(x))
 
 
+def test_direct_progress_looks_at_the_frame_itself(saved):
+    path, critic = saved
+    model = CriticReward(ENCODER, "a goal", path=path)
+    assert (model.context, model.needs) == ("frame", ("embeddings", "initial"))
+    x = frames(6)
+    first = np.tile(x[0], (6, 1))
+    scored = model.compute_reward(batch(x, initial=first))
+    seen = critic.compare(ENCODER.encode_texts(["a goal"])[0], first, first, x, both_ways=False)
+    assert scored.reward == pytest.approx((seen.progress + seen.done) / 2, abs=1e-6)
+    assert scored.success == pytest.approx(seen.done, abs=1e-6)
+
+
+def test_fused_progress_is_the_fusion_of_the_other_three(saved):
+    path, critic = saved
+    x = frames(6)
+    first, text = np.tile(x[0], (6, 1)), ENCODER.encode_texts(["a goal"])[0]
+    scored = CriticReward(ENCODER, "a goal", path=path, estimate="fused").compute_reward(batch(x))
+    forward, own = (
+        CriticReward(ENCODER, "a goal", path=path, estimate=e).compute_reward(batch(x, initial=first)).reward
+        for e in ("anchored", "direct")
+    )
+    steps = critic.compare(text, first[1:], x[:-1], x[1:])
+    assert scored.reward == pytest.approx(fuse(forward, own, steps.delta)[0], abs=1e-6)
+    assert scored.parts["residual"][1:] == pytest.approx(steps.residual, abs=1e-6)
+
+
 def test_a_lost_frame_has_no_number(saved):
     path, _ = saved
     x = frames(5)
     x[2] = np.nan
-    scored = CriticReward(ENCODER, "a goal", path=path).compute_reward(batch(x))
+    scored = CriticReward(ENCODER, "a goal", path=path, estimate="accumulated").compute_reward(batch(x))
     assert scored.valid.tolist() == [True, True, False, False, False]
     assert np.isnan(scored.reward[2:]).all()
     assert set(scored.reasons) == {2, 3, 4}
@@ -174,17 +206,17 @@ def test_wrong_settings_are_one_line(saved, tmp_path):
 def test_a_reference_is_read_from_a_dataset(saved, tmp_path):
     path, critic = saved
     pictures = np.random.default_rng(3).integers(0, 255, (11, 8, 8, 3), np.uint8)
+    pictures = pictures[[0, 1, 2, 3, 4, 5, 5, 5, 5, 5, 5]]  # arrives in the middle
     np.savez(tmp_path / "demo.npz", frames=pictures)
     (tmp_path / "episodes.jsonl").write_text('{"episode_id": "a", "video": "demo.npz:frames"}\n')
-    model = CriticReward(ENCODER, "a goal", path=path, reference=tmp_path)
     x = frames(4)
-    scored = model.compute_reward(batch(x))
-    plain = CriticReward(ENCODER, "a goal", path=path).compute_reward(batch(x))
+    first = np.tile(x[0], (4, 1))
+    scored = CriticReward(ENCODER, "a goal", path=path, reference=tmp_path).compute_reward(batch(x, initial=first))
+    look = ENCODER.encode_images(pictures[np.rint(np.linspace(0, 10, 64)).astype(int)])
+    end = arrival(look)
+    assert end < 63
+    shown = Reference(look[np.rint(np.linspace(0, end, 3)).astype(int)], np.linspace(0, 1, 3, dtype=np.float32))
+    seen = critic.compare(ENCODER.encode_texts(["a goal"])[0], first, first, x, shown, both_ways=False)
+    assert scored.reward == pytest.approx((seen.progress + seen.done) / 2, abs=1e-6)
+    plain = CriticReward(ENCODER, "a goal", path=path).compute_reward(batch(x, initial=first))
     assert not np.allclose(scored.reward, plain.reward)
-    shown = torch.from_numpy(ENCODER.encode_images(pictures[[0, 5, 10]])).expand(3, -1, -1)
-    words = torch.from_numpy(ENCODER.encode_texts(["a goal"])).expand(3, -1)
-    first, a, b = (torch.from_numpy(v) for v in (np.tile(x[0], (3, 1)), x[:-1], x[1:]))
-    percent = torch.tensor([0, 0.5, 1]).expand(3, -1)
-    with torch.no_grad():
-        there, back = (critic.net(words, first, *pair, shown, percent)[0] for pair in ((a, b), (b, a)))
-    assert scored.reward == pytest.approx(accumulate(((there - back) / 2).numpy()), abs=1e-6)

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmreward.rewards.stages import Marks, best_borders, combine_stages, find_marks, scatter, split_demos
+from vlmreward.rewards.stages import (
+    Marks,
+    arrival,
+    best_borders,
+    combine_stages,
+    find_marks,
+    reference_frames,
+    scatter,
+    split_demos,
+)
 
 
 def spread(x):
@@ -133,3 +142,33 @@ def test_marks_take_the_features_that_tell_by_hand():
 def test_combination_by_hand():
     reached = np.array([[0, 1, 1, 1, 0.5], [0, 0, 1, 1, 0.5], [0, 0, 0, 1, 0.5]])
     assert combine_stages(reached) == pytest.approx([0, 1 / 7, 3 / 7, 1, 0.5])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(4, 15), dim=st.integers(1, 3))
+def test_arrival_is_the_best_line_and_mean_by_brute_force(seed, count, dim):
+    x = np.random.default_rng(seed).normal(size=(count, dim))
+
+    def error(border):
+        time = np.arange(border)
+        line = sum(((v - np.polyval(np.polyfit(time, v, 1), time)) ** 2).sum() for v in x[:border].T)
+        return line + spread(x[border:])
+
+    errors = [error(border) for border in range(2, count)]
+    assert error(arrival(x)) == pytest.approx(min(errors), abs=1e-9)
+
+
+def test_arrival_by_hand():
+    rest = np.minimum(np.arange(21), 10.0)[:, None]
+    assert arrival(rest) == 10
+    noisy = rest + np.random.default_rng(0).normal(scale=0.5, size=(21, 1))
+    assert abs(arrival(noisy) - 10) <= 2
+    assert arrival(np.arange(21.0)[:, None]) == 20  # moves to the end
+    assert arrival(np.ones((9, 2))) == 8  # nothing moves
+    assert [arrival(np.arange(float(n))[:, None]) for n in (2, 3, 4)] == [1, 2, 3]
+
+
+def test_reference_frames_hold_both_ends():
+    frames = np.arange(11, dtype=np.float32)[:, None]
+    assert reference_frames(frames, 5)[:, 0].tolist() == [0, 2, 5, 8, 10]  # 2.5 and 7.5 to the even neighbour
+    assert reference_frames(frames[:2], 3)[:, 0].tolist() == [0, 0, 1]

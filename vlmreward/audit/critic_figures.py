@@ -10,7 +10,8 @@ import numpy as np
 
 from vlmreward.audit.progress_metrics import antisymmetry, auroc, brier, calibration_error, voc, voc_f1, vroc
 from vlmreward.rewards.accumulation import accumulate
-from vlmreward.rewards.critic import Critic
+from vlmreward.rewards.critic import Critic, Judgement
+from vlmreward.rewards.critic_reward import direct
 from vlmreward.types import FloatArray
 
 
@@ -35,8 +36,8 @@ class HeldOut:
 
 def judge_episode(
     critic: Critic, text: FloatArray, frames: FloatArray, stride: int
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return an episode's progress every ``stride`` frames, that of the clip played backwards, residuals, and "done".
+) -> tuple[FloatArray, FloatArray, Judgement, Judgement]:
+    """Return added-up progress every ``stride`` frames, that of the clip played backwards, the steps, and every frame.
 
     Args:
         critic: Judges.
@@ -48,10 +49,10 @@ def judge_episode(
     count = len(shown) - 1
     steps = critic.compare(text, np.tile(frames[0], (count, 1)), shown[:-1], shown[1:])
     back = critic.compare(text, np.tile(frames[-1], (count, 1)), shown[:0:-1], shown[-2::-1])
-    before = frames[np.maximum(np.arange(len(frames)) - stride, 0)]
-    every = critic.compare(text, np.tile(frames[0], (len(frames), 1)), before, frames, both_ways=False)
+    first = np.tile(frames[0], (len(frames), 1))
+    every = critic.compare(text, first, first, frames, both_ways=False)
     forward, backward = accumulate(steps.delta)[1:], accumulate(back.delta, start=1.0)[1:]
-    return forward.astype(np.float32), backward.astype(np.float32), steps.residual, every.done
+    return forward.astype(np.float32), backward.astype(np.float32), steps, every
 
 
 def held_out_figures(critic: Critic, episodes: Sequence[HeldOut], stride: int) -> dict[str, Any]:
@@ -68,28 +69,28 @@ def held_out_figures(critic: Critic, episodes: Sequence[HeldOut], stride: int) -
     rows: dict[str, list[float]] = {name: [] for name in names}
     residuals, done, marks = [], [], []
     for episode in episodes:
-        forward, backward, residual, judged = judge_episode(critic, episode.text, episode.embeddings, stride)
-        other, *_ = judge_episode(critic, episode.other, episode.embeddings, stride)
-        residuals.append(residual)
-        done.append(judged)
+        forward, backward, steps, every = judge_episode(critic, episode.text, episode.embeddings, stride)
+        *_, other = judge_episode(critic, episode.other, episode.embeddings, stride)
+        residuals.append(steps.residual)
+        done.append(every.done)
         marks.append(episode.done)
         if episode.failed:
-            rows["end_of_failures"].append(float(forward[-1]))
+            rows["end_of_failures"].append(float(direct(every)[-1]))
             continue
         there, back = voc(forward), vroc(backward)
         for name, value in (("voc", there), ("vroc", back), ("voc_f1", voc_f1(there, back))):
             rows[name].append(value)
-        rows["end"].append(float(forward[-1]))
-        rows["end_of_other"].append(float(other[-1]))
+        rows["end"].append(float(direct(every)[-1]))
+        rows["end_of_other"].append(float(direct(other)[-1]))
     probability, truth = np.concatenate(done), np.concatenate(marks)
     told = np.isfinite(truth)
     probability, outcome = probability[told], truth[told] > 0.5
-    every = np.concatenate(residuals)
+    residual = np.concatenate(residuals)
     return {
         "episodes": len(episodes),
         "failures": len(rows["end_of_failures"]),
         **{name: _mean(values) for name, values in rows.items()},
-        "residual": _plain(antisymmetry(every, np.zeros_like(every))),
+        "residual": _plain(antisymmetry(residual, np.zeros_like(residual))),
         "done_auroc": _plain(auroc(probability, outcome)),
         "done_brier": _plain(brier(probability, outcome)),
         "done_calibration_error": _plain(calibration_error(probability, outcome)),

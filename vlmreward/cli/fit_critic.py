@@ -19,7 +19,7 @@ from vlmreward.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from vlmreward.agents.fit.critic import CriticFitSettings
-    from vlmreward.agents.fit.critic_pairs import CriticEpisode
+    from vlmreward.agents.fit.critic_episodes import CriticEpisode
     from vlmreward.rewards.critic import Critic
     from vlmreward.types import Encoder, FloatArray
 
@@ -137,7 +137,7 @@ def read_episodes(path: str, settings: FitCriticSettings, encoder: Encoder) -> l
     """
     import numpy as np
 
-    from vlmreward.agents.fit.critic_pairs import CriticEpisode
+    from vlmreward.agents.fit.critic_episodes import CriticEpisode
     from vlmreward.agents.progress import Progress
     from vlmreward.cli.embedded_dataset import embed_dataset
     from vlmreward.data import open_dataset
@@ -199,7 +199,7 @@ def fit(
     if not held:
         return critic, {}
     judged = [judge_episode(critic, texts[e.instruction], e.embeddings, stride)[-1] for e in held]
-    probability, marks = np.concatenate(judged), np.concatenate([e.done for e in held])
+    probability, marks = np.concatenate([every.done for every in judged]), np.concatenate([e.done for e in held])
     told = np.isfinite(marks)
     p = np.clip(probability[told].astype(np.float64), 1e-6, 1 - 1e-6)
     temperature, bias = fit_done(np.log(p / (1 - p)).astype(np.float32), marks[told] > 0.5)

@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from vlmreward.atomic import write_bytes
 from vlmreward.errors import WeightsError
-from vlmreward.rewards.critic_net import CriticNet, NetSettings
+from vlmreward.rewards.critic_net import Comparison, CriticNet, NetSettings
 from vlmreward.types import FloatArray
 
 Embeddings = npt.NDArray[np.floating]
@@ -54,11 +54,13 @@ class Judgement:
         delta: Signed progress from the earlier to the later frame, in [-1, 1], float32, shape (N,).
         residual: ``|c(a, b) + c(b, a)|``: how little it agrees with itself, shape (N,); NaN where it was asked one way.
         done: Probability that the task is done in the later frame, shape (N,).
+        progress: How far along the later frame is, in [0, 1], shape (N,).
     """
 
     delta: FloatArray
     residual: FloatArray
     done: FloatArray
+    progress: FloatArray
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,17 @@ class Critic:
         frames = [np.asarray(x, np.float32) for x in (initial, earlier, later)]
         count = len(frames[0])
         known = np.flatnonzero(np.all([np.isfinite(x).all(axis=1) for x in frames], axis=0))
-        out = np.full((3, count), np.nan, np.float32)
+        out = np.full((4, count), np.nan, np.float32)
         for start in range(0, len(known), BATCH):
             rows = known[start : start + BATCH]
             first, before, after = (torch.from_numpy(x[rows]) for x in frames)
-            delta, logit = self._run(text, first, before, after, reference)
+            delta, progress, logit = self._run(text, first, before, after, reference)
             residual = torch.full_like(delta, torch.nan)
             if both_ways:
-                back, _ = self._run(text, first, after, before, reference)
+                back = self._run(text, first, after, before, reference).delta
                 delta, residual = (delta - back) / 2, (delta + back).abs()
-            out[:, rows] = torch.stack(
-                [delta, residual, torch.sigmoid(logit / self.meta.temperature + self.meta.bias)]
-            ).numpy()
+            done = torch.sigmoid(logit / self.meta.temperature + self.meta.bias)
+            out[:, rows] = torch.stack([delta, residual, done, progress]).numpy()
         return Judgement(*out)
 
     def _run(
@@ -125,7 +126,7 @@ class Critic:
         earlier: torch.Tensor,
         later: torch.Tensor,
         reference: Reference | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> Comparison:
         words = torch.from_numpy(np.asarray(text, np.float32)).expand(len(initial), -1)
         shown = percent = None
         if reference is not None:

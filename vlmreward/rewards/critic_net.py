@@ -2,13 +2,14 @@
 
 One row is a sequence of tokens: the instruction, the frames of a reference trajectory with their percent, the episode's
 first frame, an earlier frame, a later frame. Each token sees those before it, and the last one tells how far the later
-frame is ahead of the earlier one, and whether the task is done in it. VLAC (arXiv 2509.15937) asks a
-vision-language model the same question, in the same order.
+frame is ahead of the earlier one, how far along it is itself, and whether the task is done in it. VLAC (arXiv
+2509.15937) asks a vision-language model the same question, in the same order.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,16 +28,32 @@ class NetSettings:
         layers: Number of transformer blocks.
         heads: Attention heads of a block.
         dropout: Share of activations that are dropped in training.
+        noise: Standard deviation of what is added to frames in training, in that of their embeddings.
         blind: Share of rows whose embeddings are hidden in training, so that what is seen of the instruction and of the
-            reference must do: a few hundred episodes are soon learned by heart.
+            reference must do. A few hundred episodes are soon learned by heart, and these two keep it from that.
     """
 
     dim: int
-    width: int = 128
+    width: int = 64
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
-    blind: float = 0.5
+    noise: float = 1.0
+    blind: float = 0.3
+
+
+class Comparison(NamedTuple):
+    """What the network says of B pairs.
+
+    Attributes:
+        delta: Signed progress from the earlier to the later frame, in [-1, 1], shape (B,).
+        progress: Of the later frame, in [0, 1], shape (B,).
+        done: Logit of the task being done in the later frame, shape (B,).
+    """
+
+    delta: Tensor
+    progress: Tensor
+    done: Tensor
 
 
 class CriticNet(nn.Module):
@@ -72,10 +89,10 @@ class CriticNet(nn.Module):
             width, settings.heads, 4 * width, settings.dropout, "gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(block, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False)
-        self.heads = nn.Linear(width, 2)
-        # The encoder's own opinion, a line in how much more the later frame looks like the instruction; the network
-        # learns what to add to it.
-        self.likeness = nn.Linear(1, 2)
+        self.heads = nn.Linear(width, 3)
+        # The encoder's own opinion, a line in how much the later frame looks like the instruction; the network learns
+        # what to add to it.
+        self.likeness = nn.Linear(1, 3)
 
     def forward(
         self,
@@ -85,7 +102,7 @@ class CriticNet(nn.Module):
         later: Tensor,
         reference: Tensor | None = None,
         percent: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Comparison:
         """Compare.
 
         Args:
@@ -97,8 +114,7 @@ class CriticNet(nn.Module):
             percent: Progress of each of them in [0, 1], shape (B, K).
 
         Returns:
-            Signed progress from the earlier to the later frame, in [-1, 1], and the logit of the task being done in the
-            later one, shape (B,) both.
+            See Comparison.
         """
         frames = torch.stack([initial, earlier, later], dim=1)
         hidden = None
@@ -114,10 +130,13 @@ class CriticNet(nn.Module):
         mask = nn.Transformer.generate_square_subsequent_mask(sequence.shape[1], device=sequence.device)
         last = self.blocks(sequence, mask=mask, is_causal=True)[:, -1]
         like = torch.einsum("bmd,bd->bm", frames, text)
-        delta, done = self.heads(last).unbind(-1)
-        gain, opinion = self.likeness.weight[:, 0].unbind()
-        delta = delta + gain * (like[:, 2] - like[:, 1])
-        return torch.tanh(delta), done + opinion * like[:, 2] + self.likeness.bias[1]
+        delta, progress, done = self.heads(last).unbind(-1)
+        gain, *opinions = self.likeness.weight[:, 0].unbind()
+        progress, done = (
+            learned + opinion * like[:, 2] + bias
+            for learned, opinion, bias in zip((progress, done), opinions, self.likeness.bias[1:], strict=True)
+        )
+        return Comparison(torch.tanh(delta + gain * (like[:, 2] - like[:, 1])), torch.sigmoid(progress), done)
 
     def _standard(self, x: Tensor) -> Tensor:
         return (x - self.mean) * self.scale
@@ -131,9 +150,11 @@ class CriticNet(nn.Module):
         percent: Tensor | None,
     ) -> Tensor:
         """Return the tokens of frames, shape (B, M, width), without their roles."""
-        product = frames * text[:, None]
-        like = product.sum(-1, keepdim=True)
-        seen, product = self._standard(frames), product * self.settings.dim
+        like = (frames * text[:, None]).sum(-1, keepdim=True)
+        shaken = frames
+        if self.training:
+            shaken = frames + self.settings.noise / self.scale * torch.randn_like(frames)
+        seen, product = self._standard(shaken), shaken * text[:, None] * self.settings.dim
         if hidden is not None:
             seen, product = seen * hidden, product * hidden
         place = torch.zeros_like(like).expand(-1, -1, 2)

@@ -9,22 +9,29 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.errors import ConfigError, FramesError
-from vlmreward.rewards.accumulation import Rule, accumulate_strided
+from vlmreward.rewards.accumulation import Rule, accumulate_strided, fuse
 from vlmreward.rewards.critic import Critic, Judgement, Reference
 from vlmreward.rewards.demos import read_reference
 from vlmreward.rewards.prompted import Prompts, check_prompts, encode_prompts
 from vlmreward.rewards.settings import check_choice
+from vlmreward.rewards.stages import arrival, reference_frames
 from vlmreward.types import Context, Encoder, FloatArray, FrameBatch, RewardBatch
 
-Estimate = Literal["accumulated", "anchored"]
+Estimate = Literal["direct", "accumulated", "anchored", "fused"]
+REFERENCE_LOOK = 64
+"""Frames of a reference that are looked at to find where it arrives."""
 Embeddings = npt.NDArray[np.floating]
 
 
 class CriticReward:
     """Reward a frame for the progress that it shows, in [0, 1]; ``success`` is the probability that the task is done.
 
+    - ``direct``: the mean of what is said of the frame's own progress and of the probability that the task is done in
+      it: the one was learned from time, the other from outcomes. Needs no other frame but the first.
     - ``accumulated``: steps over ``stride`` frames added up by a rule of ``accumulation`` from 0 at the first frame.
     - ``anchored``: the step from the first frame to this one. One comparison a frame, no drift, and less fine.
+    - ``fused``: ``anchored`` and ``direct`` as far as they agree, and steps from frame to frame
+      (``accumulation.fuse``, Robo-Dopamine; there the second of the two is the distance to a goal frame).
 
     Progress pays for staying where it is high. As a potential, which is what ``configs/reward/critic.yaml``
     makes of it, it leaves the best policies what they are.
@@ -35,8 +42,8 @@ class CriticReward:
         baseline: Not used: what is seen whatever the agent does is no progress.
         path: A file of ``vlmreward fit-critic``.
         estimate: See above.
-        rule: Of the accumulation.
-        stride: Frames between the two of a step; None: the critic's own.
+        rule: Of ``accumulated``.
+        stride: Frames between the two of a step of ``accumulated``; None: the critic's own.
         reference: Dataset with an episode that shows how it is done, for tasks the critic was not fitted on.
         reference_episode: Its number.
         reference_camera: Its camera; None: the only one.
@@ -56,7 +63,7 @@ class CriticReward:
         goal: Prompts,
         baseline: Prompts | None = None,
         path: str | Path | None = None,
-        estimate: Estimate = "accumulated",
+        estimate: Estimate = "direct",
         rule: Rule = "bounded",
         stride: int | None = None,
         reference: str | Path | None = None,
@@ -79,26 +86,29 @@ class CriticReward:
         self.stride = self.critic.meta.stride if stride is None else stride
         if type(self.stride) is not int or self.stride < 1:
             raise ConfigError(f"stride must be a number of frames >= 1, got {stride!r}")
-        self.context: Context = "prefix" if estimate == "accumulated" else "frame"
-        self.needs: tuple[str, ...] = ("embeddings",) if estimate == "accumulated" else ("embeddings", "initial")
+        steps = estimate in ("accumulated", "fused")
+        self.context: Context = "prefix" if steps else "frame"
+        self.needs: tuple[str, ...] = ("embeddings",) if steps else ("embeddings", "initial")
         text = encode_prompts(encoder, check_prompts(goal, "goal")).mean(axis=0)
         self._text = (text / np.linalg.norm(text)).astype(np.float32)
         self._reference = None
         if reference is not None:
             count = self.critic.meta.reference_frames
-            frames = read_reference(reference, reference_episode, reference_camera, count)
-            self._reference = Reference(encoder.encode_images(frames), np.linspace(0, 1, count, dtype=np.float32))
+            frames = read_reference(reference, reference_episode, reference_camera, max(count, REFERENCE_LOOK))
+            shown = encoder.encode_images(frames)
+            way = reference_frames(shown[: arrival(shown) + 1], count)
+            self._reference = Reference(way, np.linspace(0, 1, count, dtype=np.float32))
 
     def compute_reward(self, batch: FrameBatch) -> RewardBatch:
         """Score every row.
 
         Args:
-            batch: N rows with ``embeddings`` or ``frames``; for ``accumulated`` all rows of each episode so far, for
-                ``anchored`` with ``initial``.
+            batch: N rows with ``embeddings`` or ``frames``; for ``accumulated`` and ``fused`` all rows of each episode
+                so far, for the others with ``initial``.
 
         Returns:
-            Progress of N rows, with ``parts`` ``progress`` and, for ``accumulated``, ``residual``: how little the
-            critic agrees with itself on the row's step.
+            Progress of N rows, with ``parts`` ``progress`` and, for ``accumulated`` and ``fused``, ``residual``: how
+            little the critic agrees with itself on the row's step.
 
         Raises:
             FramesError: The batch lacks what is needed.
@@ -108,41 +118,52 @@ class CriticReward:
             if batch.frames is None:
                 raise FramesError("the batch has neither embeddings nor frames: give one of them")
             embeddings = self.encoder.encode_images(batch.frames)
-        if self.estimate == "anchored":
+        if self.context == "prefix":
+            progress, seen = self._along_episodes(embeddings, batch.episode, batch.step)
+        else:
             if batch.initial is None:
                 raise FramesError("the batch lacks the initial frames: give their embeddings, as `needs` declares")
             seen = self._compare(batch.initial, batch.initial, embeddings, both_ways=False)
-            progress = np.clip(seen.delta, 0.0, 1.0)
-        else:
-            progress, seen = self._accumulate(embeddings, batch.episode, batch.step)
+            progress = direct(seen) if self.estimate == "direct" else np.clip(seen.delta, 0.0, 1.0)
         valid = np.isfinite(progress)
         why = dict.fromkeys(np.flatnonzero(~valid).tolist(), "a frame of the episode so far has no finite embedding")
-        parts = {"progress": progress} | ({"residual": seen.residual} if self.estimate == "accumulated" else {})
+        parts = {"progress": progress} | ({"residual": seen.residual} if self.context == "prefix" else {})
         return RewardBatch(progress, valid, seen.done, parts, why)
 
-    def _accumulate(
+    def _along_episodes(
         self, embeddings: Embeddings, episode: npt.NDArray[np.int64], step: npt.NDArray[np.int64]
     ) -> tuple[FloatArray, Judgement]:
+        """Return progress of every row, and what is said of the step to it; rows of an episode are all there."""
         order = np.lexsort((step, episode))
         begins = np.flatnonzero(np.diff(episode[order], prepend=episode[order[:1]] - 1))
         ends = np.append(begins[1:], len(order))
+        stride = self.stride if self.estimate == "accumulated" else 1
         earlier = np.empty(len(order), np.int64)
         initial = np.empty(len(order), np.int64)
         for begin, end in zip(begins, ends, strict=True):
             place = np.arange(end - begin)
-            earlier[order[begin:end]] = order[begin + np.maximum(place - self.stride, 0)]
+            earlier[order[begin:end]] = order[begin + np.maximum(place - stride, 0)]
             initial[order[begin:end]] = order[begin]
-        seen = self._compare(embeddings[initial], embeddings[earlier], embeddings)
+        first = embeddings[initial]
+        seen = self._compare(first, embeddings[earlier], embeddings)
+        whole = self._compare(first, first, embeddings, both_ways=False) if self.estimate == "fused" else None
         progress = np.empty(len(order), np.float32)
         for begin, end in zip(begins, ends, strict=True):
             rows = order[begin:end]
-            if np.isfinite(embeddings[rows[0]]).all():
-                progress[rows] = accumulate_strided(seen.delta[rows], self.stride, self.rule)
-            else:
+            if not np.isfinite(embeddings[rows[0]]).all():
                 progress[rows] = np.nan
+            elif whole is None:
+                progress[rows] = accumulate_strided(seen.delta[rows], stride, self.rule)
+            else:
+                progress[rows] = fuse(whole.delta[rows], direct(whole)[rows], seen.delta[rows[1:]])[0]
         return progress, seen
 
     def _compare(
         self, initial: Embeddings, earlier: Embeddings, later: Embeddings, both_ways: bool = True
     ) -> Judgement:
         return self.critic.compare(self._text, initial, earlier, later, self._reference, both_ways)
+
+
+def direct(seen: Judgement) -> FloatArray:
+    """Return the mean of progress and the probability of done, in [0, 1], float32, shape (N,)."""
+    return (seen.progress + seen.done) / 2

@@ -1,4 +1,4 @@
-"""Stages of a task, found in a few demonstrations, and what tells each from the others: pure functions on features.
+"""Stages of a task, found in demonstrations, and what tells each from the others: pure functions on features.
 
 After Sermanet, Xu and Levine, "Unsupervised Perceptual Rewards for Imitation Learning" (arXiv 1612.06699); what differs
 is told where it does. Work is done in float64.
@@ -183,3 +183,36 @@ def combine_stages(reached: Floats) -> Array:
     """
     weights = 2.0 ** np.arange(len(reached))
     return weights / weights.sum() @ reached
+
+
+def arrival(embeddings: Floats) -> int:
+    """Return the frame from which on an episode stays where it is.
+
+    The change point of a two-phase regression (Hinkley 1971): frames before it are fitted by a straight line in time,
+    those from it on by their mean, all dimensions of the embedding together, and the best fit in least squares is
+    taken. A film that moves evenly to its end arrives there.
+
+    Args:
+        embeddings: Shape (F, D), F > 1.
+
+    Returns:
+        A number in [1, F - 1]; F - 1 where nothing moves at all, or where F < 4.
+    """
+    count = len(embeddings)
+    values = np.asarray(embeddings, np.float64)
+    values = values - values.mean(axis=0)
+    if count < 4 or not values.any():
+        return count - 1
+    nothing = np.zeros((1, values.shape[1]))
+    sums = np.concatenate([nothing, values.cumsum(axis=0)])
+    timed = np.concatenate([nothing, (values * np.arange(count)[:, None]).cumsum(axis=0)])
+    border = np.arange(2, count)[:, None]  # frames before the change point
+    slope = timed[2:count] - (border - 1) / 2 * sums[2:count]
+    line = sums[2:count] ** 2 / border + slope**2 / (border * (border**2 - 1) / 12)
+    rest = (sums[count] - sums[2:count]) ** 2 / (count - border)
+    return int(np.argmax((line + rest).sum(axis=1))) + 2
+
+
+def reference_frames(embeddings: Floats, count: int) -> Floats:
+    """Return ``count`` evenly spaced frames of an episode, the first and the last among them, shape (count, D)."""
+    return embeddings[np.rint(np.linspace(0, len(embeddings) - 1, count)).astype(int)]

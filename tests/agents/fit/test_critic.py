@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vlmreward.agents.fit.critic import CriticFit, CriticFitSettings
-from vlmreward.agents.fit.critic_pairs import CriticEpisode, PairSampler, PairSettings, reference_frames
+from vlmreward.agents.fit.critic_episodes import CriticEpisode, progress_of_failures
+from vlmreward.agents.fit.critic_pairs import PairSampler, PairSettings
 from vlmreward.audit.progress_metrics import spearman
 from vlmreward.errors import ConfigError, DatasetError
 from vlmreward.rewards.critic import Critic, CriticMeta
@@ -55,6 +56,7 @@ def test_pairs_by_hand():
     left = np.maximum(20 - i, 1)
     want = np.where(i == 20, np.where(j < 20, -1, 0), np.maximum((j - i) / left, -1))
     assert batch.delta == pytest.approx(want, abs=1e-6)
+    assert batch.progress == pytest.approx(j / 20)
     assert (first <= np.minimum(i, j)).all()
     assert (first > 0).any()
     assert (first == 0).any()
@@ -70,39 +72,66 @@ def test_pairs_by_hand():
 
 def test_frames_that_look_the_same_are_no_change():
     rng = np.random.default_rng(0)
-    still = episode("task 0", np.repeat([0.0, 0.5, 1.0], 5), rng)
-    frames = np.repeat(still.embeddings[::5], 5, axis=0)
+    frames = np.zeros((18, DIM), np.float32)
+    frames[:, 0] = np.repeat(np.arange(6), 3)  # the hand moves every third frame
     settings = PairSettings(mismatched=0, failures=0, shown=0, ends=0)
     batch = PairSampler([CriticEpisode(frames, "task 0")], TASKS, settings, rng).draw(100)
     same = (batch.earlier == batch.later).all(axis=1)
+    assert 0 < same.sum() < len(same)
     assert (batch.delta[same] == 0).all()
     assert (batch.delta[~same] != 0).all()
 
 
 def test_a_demonstration_that_stands_still_has_arrived():
-    rng = np.random.default_rng(0)
-    moving = episode("task 0", np.linspace(0, 1, 11), rng).embeddings
-    shown = CriticEpisode(np.concatenate([moving, np.tile(moving[-1], (10, 1))]), "task 0")
+    frames = np.zeros((21, DIM), np.float32)
+    frames[:, 0] = np.minimum(np.arange(21), 10)
+    shown = CriticEpisode(frames, "task 0")
     assert shown.progress == pytest.approx(np.minimum(np.arange(21) / 10, 1))
+    assert np.array_equal(shown.way, frames[:11])
     assert np.array_equal(shown.done, np.r_[np.zeros(8), np.nan, np.nan, np.ones(11)], equal_nan=True)
     failed = CriticEpisode(shown.embeddings, "task 0", success=False)
     assert np.array_equal(failed.done, np.zeros(21))
-    frozen = CriticEpisode(np.tile(moving[0], (5, 1)), "task 0")
-    assert frozen.progress == pytest.approx(np.linspace(0, 1, 5))  # nothing moved at all: time is what there is
+
+
+def test_failures_are_worth_a_share_of_demonstrations_that_look_like_them():
+    """Frames look like the instruction as much as they are along, so that the isotonic curve is the identity."""
+
+    def along(progress, success=None):
+        frames = np.zeros((len(progress), DIM), np.float32)
+        frames[:, 0] = progress
+        return CriticEpisode(frames, "task 0", success)
+
+    demonstration, failure = along(np.linspace(0, 1, 11)), along([0.0, 0.4, 0.2, 0.2, 7.0], success=False)
+    (found,) = progress_of_failures([failure], [demonstration], TASKS["task 0"], 0.8)
+    assert found == pytest.approx([0, 0.32, 0.16, 0.16, 0.8], abs=1e-6)
+    (unknown,) = progress_of_failures([failure], [], TASKS["task 0"], 0.8)
+    assert np.isnan(unknown).all()
+    settings = PairSettings(mismatched=0, failures=1, shown=0)
+    batch = PairSampler([demonstration, failure], TASKS, settings, np.random.default_rng(0)).draw(100)
+    pairs = {
+        (i, j): (d, p)
+        for i, j, d, p in zip(batch.earlier[:, 0], batch.later[:, 0], batch.delta, batch.progress, strict=True)
+    }
+    at = np.float32
+    assert pairs[at(0.0), at(0.4)] == pytest.approx((0.32, 0.32))
+    assert pairs[at(0.4), at(0.2)] == pytest.approx((-0.16 / 0.68, 0.16))
+    assert (batch.done == 0).all()
+    alone = PairSampler(
+        [along(np.linspace(0, 1, 9)), CriticEpisode(failure.embeddings, "task 1", False)],
+        TASKS,
+        settings,
+        np.random.default_rng(0),
+    ).draw(50)
+    looks_the_same = np.linalg.norm(alone.earlier - alone.later, axis=1) < 0.02 * 7
+    assert np.array_equal(np.isnan(alone.delta), ~looks_the_same)
+    assert np.isnan(alone.progress).all()
 
 
 def test_another_instruction_is_no_progress_and_never_done():
     settings = PairSettings(mismatched=1, failures=0, shown=0)
     batch = PairSampler(demonstrations(np.random.default_rng(0)), TASKS, settings, np.random.default_rng(0)).draw(50)
     assert (batch.delta == 0).all()
-    assert (batch.done == 0).all()
-
-
-def test_failures_are_not_done_and_say_nothing_else():
-    rng = np.random.default_rng(0)
-    episodes = [*demonstrations(rng), episode("task 1", np.linspace(0, 1, 30), rng, success=False)]
-    batch = PairSampler(episodes, TASKS, PairSettings(mismatched=0, failures=1, shown=0), rng).draw(50)
-    assert np.isnan(batch.delta).all()
+    assert (batch.progress == 0).all()
     assert (batch.done == 0).all()
 
 
@@ -120,12 +149,6 @@ def test_a_reference_is_of_the_instruction_that_is_asked_for():
     assert np.allclose(batch.percent, [0, 0.25, 0.5, 0.75, 1])
     ends = batch.reference[:, -1]  # far along the direction of the text beside it
     assert (np.einsum("nd,nd->n", ends, batch.text) > 0.7).all()
-
-
-def test_reference_frames_hold_both_ends():
-    frames = np.arange(11, dtype=np.float32)[:, None]
-    assert reference_frames(frames, 5)[:, 0].tolist() == [0, 2, 5, 8, 10]  # 2.5 and 7.5 to the even neighbour
-    assert reference_frames(frames[:2], 3)[:, 0].tolist() == [0, 0, 1]
 
 
 def test_the_same_seed_gives_the_same_critic():
@@ -150,6 +173,7 @@ def test_new_episodes_are_followed_up_and_down(fitted):
         seen = critic.compare(text, first, first, frames, both_ways=False)
         assert spearman(seen.delta, truth) > 0.95
         assert np.abs(seen.delta - truth).mean() < 0.2
+        assert spearman(seen.progress, truth) > 0.95
         step = critic.compare(text, first[1:], frames[:-1], frames[1:])
         assert (step.delta[:19] > 0).mean() > 0.9
         assert (step.delta[19:] < 0).mean() > 0.9
@@ -162,6 +186,7 @@ def test_another_instruction_sees_no_progress(fitted):
     other = critic.compare(TASKS["task 2"], first, first, frames)
     own = critic.compare(TASKS["task 0"], first, first, frames)
     assert np.abs(other.delta).max() < 0.25
+    assert other.progress.max() < 0.25
     assert own.delta[-1] > 0.8
     assert other.done.max() < 0.3
     assert own.done[-1] > 0.7 > 0.3 > own.done[5]
@@ -189,7 +214,7 @@ def test_a_lost_frame_is_not_judged_and_costs_no_other(fitted):
         critic.compare(TASKS["task 0"], first, first, frames),
         critic.compare(TASKS["task 0"], first, first, lost),
     )
-    assert np.isnan([seen.delta[3], seen.done[3], seen.residual[3]]).all()
+    assert np.isnan([seen.delta[3], seen.done[3], seen.residual[3], seen.progress[3]]).all()
     kept = np.arange(6) != 3
     assert np.allclose(seen.delta[kept], whole.delta[kept], atol=1e-5)
 
