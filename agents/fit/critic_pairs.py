@@ -125,10 +125,17 @@ class PairSampler:
         """Return a batch of ``groups`` groups of four pairs."""
         with_reference = self._rng.random() < self._settings.shown
         rows = [self._group(with_reference) for _ in range(groups)]
-        columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        columns = {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
         return PairBatch(
-            **{name: columns[name].astype(np.float32) for name in PairBatch.__dataclass_fields__ if name in columns},
-            **({} if with_reference else {"reference": None, "percent": None}),
+            text=columns["text"],
+            initial=columns["initial"],
+            earlier=columns["earlier"],
+            later=columns["later"],
+            delta=columns["delta"],
+            done=columns["done"],
+            progress=columns["progress"],
+            reference=columns.get("reference"),
+            percent=columns.get("percent"),
         )
 
     def _group(self, with_reference: bool) -> dict[str, np.ndarray]:

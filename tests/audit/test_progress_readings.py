@@ -12,9 +12,14 @@ from vlmreward.audit.progress_metrics import voc, vroc
 from vlmreward.audit.progress_readings import Film, baselines, check_reads_films, nearness, read_film
 from vlmreward.audit.progress_table import METRICS
 from vlmreward.errors import ConfigError
+from vlmreward.rewards.accumulation import accumulate
+from vlmreward.rewards.critic import Critic
+from vlmreward.rewards.critic_reward import CriticReward
 from vlmreward.rewards.judges.gvl import GvlReward
 from vlmreward.rewards.judges.scripted_judge import ScriptedJudge, TruthTable
 from vlmreward.rewards.judges.vlac import VlacReward
+from vlmreward.testing.critics import save_random_critic
+from vlmreward.testing.fakes import ProjectionEncoder
 from vlmreward.types import RewardBatch
 
 UP = np.array([0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
@@ -42,7 +47,9 @@ def model(score: Any, context: str = "frame", causal: bool = True, **more: Any) 
 
     def compute_reward(batch: Any) -> RewardBatch:
         reward = np.asarray(score(batch), np.float32)
-        return RewardBatch(reward, np.isfinite(reward), reasons=dict.fromkeys(np.flatnonzero(np.isnan(reward)), "lost"))
+        return RewardBatch(
+            reward, np.isfinite(reward), reasons=dict.fromkeys(np.flatnonzero(np.isnan(reward)).tolist(), "lost")
+        )
 
     own = {"context": context, "causal": causal, "needs": ("embeddings",), "range": (0.0, 1.0), **more}
     return SimpleNamespace(compute_reward=compute_reward, **own)
@@ -132,6 +139,23 @@ def test_a_sum_of_steps_begins_at_one_backwards():
     assert read.residual == pytest.approx(np.zeros(9))  # of the steps: the first frame ends none
     silent = model(content, context="prefix", rule="bounded")
     assert np.isnan(read_film(shown, lambda text: silent, "e").backward).all()
+
+
+@pytest.mark.parametrize(("estimate", "stride"), [("accumulated", 1), ("accumulated", 3), ("fused", 3)])
+def test_steps_of_a_critic_begin_at_one_backwards(tmp_path, estimate, stride):
+    encoder = ProjectionEncoder()
+    path = save_random_critic(tmp_path / "critic.safetensors", encoder)
+    seen = np.random.default_rng(0).standard_normal((10, encoder.dim)).astype(np.float32)
+    critic = CriticReward(encoder, "lift it", path=path, estimate=estimate, stride=stride)
+    back = read_film(film(embeddings={"e": seen}), lambda text: critic, "e").backward
+    text, shown = encoder.encode_texts(["lift it"])[0], seen[::-1]
+    step = 1 if estimate == "fused" else stride
+    for phase in range(1, step + 1):
+        chain = [0, *range(phase, 10, step)]
+        first = np.tile(shown[0], (len(chain) - 1, 1))
+        steps = Critic.load(path).compare(text, first, shown[chain[:-1]], shown[chain[1:]])
+        np.testing.assert_allclose(back[chain], accumulate(steps.delta, start=1.0), atol=1e-6)
+    assert np.isfinite(vroc(back))
 
 
 def test_gvl_is_asked_about_beginnings():

@@ -12,7 +12,7 @@ import pytest
 
 from vlmreward.data.dataset import Episode, Frame, Undecodable
 from vlmreward.encoders.cached import open_cached
-from vlmreward.labelling.labelling import Counts, Labeller
+from vlmreward.labelling.labelling import Advance, Counts, Labeller
 from vlmreward.labelling.local_engine import LocalEngine
 from vlmreward.labelling.plan import make_plan
 from vlmreward.labelling.scoring import LabelScorer
@@ -77,7 +77,7 @@ def build_job(
     labeller = Labeller(make_plan(dataset.episodes), folder, store, engine, dataset.frames)
     scorer = LabelScorer(lambda goal: reward or LinearReward(encoder.dim), ["goal"] * len(dataset.episodes))
 
-    def label(advance: Callable[[int], object] = lambda count: None) -> Counts:
+    def label(advance: Advance = lambda count: None) -> Counts:
         counts = Counts()
         labeller.run(scorer, advance, counts)
         return counts

@@ -97,7 +97,9 @@ def test_accumulated_progress_by_hand(saved):
     assert scored.reward == pytest.approx(accumulate(steps.delta), abs=1e-6)
     assert scored.reward[0] == 0
     assert scored.valid.all()
+    assert scored.success is not None
     assert scored.success[1:] == pytest.approx(steps.done, abs=1e-6)
+    assert scored.parts["delta"] == pytest.approx([0, *steps.delta], abs=1e-6)
     assert scored.parts["residual"][1:] == pytest.approx(steps.residual, abs=1e-6)
     assert np.array_equal(scored.parts["progress"], scored.reward)
 
@@ -112,6 +114,7 @@ def test_longer_steps_make_chains_of_their_own(saved):
     for phase in (1, 2, 3):
         chain = [0, *range(phase, 8, 3)]
         steps = critic.compare(text, np.tile(x[0], (len(chain) - 1, 1)), x[chain[:-1]], x[chain[1:]])
+        assert scored.parts["delta"][chain[1:]] == pytest.approx(steps.delta, abs=1e-6)
         assert scored.reward[chain] == pytest.approx(accumulate(steps.delta, "inverse"), abs=1e-6)
 
 
@@ -145,6 +148,7 @@ def test_anchored_progress_is_the_step_from_the_first_frame(saved):
     scored = model.compute_reward(batch(x, initial=first))
     seen = critic.compare(ENCODER.encode_texts(["a goal"])[0], first, first, x, both_ways=False)
     assert scored.reward == pytest.approx(np.clip(seen.delta, 0, 1), abs=1e-6)
+    assert set(scored.parts) == {"progress"}  # a step from the first frame is none of those that add up
     with pytest.raises(FramesError, match="initial"):
         model.compute_reward(batch(x))
 
@@ -165,13 +169,15 @@ def test_fused_progress_is_the_fusion_of_the_other_three(saved):
     path, critic = saved
     x = frames(6)
     first, text = np.tile(x[0], (6, 1)), ENCODER.encode_texts(["a goal"])[0]
-    scored = CriticReward(ENCODER, "a goal", path=path, estimate="fused").compute_reward(batch(x))
+    model = CriticReward(ENCODER, "a goal", path=path, estimate="fused", stride=3)  # steps are from frame to frame
+    scored = model.compute_reward(batch(x))
     forward, own = (
         CriticReward(ENCODER, "a goal", path=path, estimate=e).compute_reward(batch(x, initial=first)).reward
         for e in ("anchored", "direct")
     )
     steps = critic.compare(text, first[1:], x[:-1], x[1:])
     assert scored.reward == pytest.approx(fuse(forward, own, steps.delta)[0], abs=1e-6)
+    assert scored.parts["delta"] == pytest.approx([0, *steps.delta], abs=1e-6)
     assert scored.parts["residual"][1:] == pytest.approx(steps.residual, abs=1e-6)
 
 

@@ -1,5 +1,7 @@
 """The reward from demonstrations: where they come from, what it says of frames, what it refuses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -90,7 +92,7 @@ def test_what_shows_nothing_is_refused_in_one_line(tmp_path):
     constant = write_films(tmp_path / "constant", films=[good, np.repeat(good[:1], 12, axis=0)])
     short = write_films(tmp_path / "short", films=[good[:7]])
     fine = write_films(tmp_path / "fine", films=[good, good])
-    for settings, error, message in (
+    refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({}, ConfigError, r"reward\.demos must be a dataset of demonstrations, got null"),
         ({"demos": str(tmp_path / "none")}, DatasetError, "does not exist"),
         ({"demos": constant}, ConfigError, "episode 1 of .* shows no change"),
@@ -100,7 +102,8 @@ def test_what_shows_nothing_is_refused_in_one_line(tmp_path):
         ({"demos": fine, "episodes": []}, ConfigError, "episodes must be a list"),
         ({"demos": fine, "stages": 1}, ConfigError, "stages must be a number >= 2, got 1"),
         ({"demos": fine, "features": True}, ConfigError, "features must be a number >= 1, got True"),
-    ):
+    ]
+    for settings, error, message in refused:
         with pytest.raises(error, match=message) as caught:
             PerceptualReward(ENCODER, **settings)
         assert "\n" not in str(caught.value)

@@ -212,7 +212,8 @@ def _values(model: RewardModel, film: Film, encoder: str, rows: npt.NDArray[np.i
 def _backward(model: RewardModel, scored: RewardBatch) -> Array:
     """Return a model's values of a film shown backwards.
 
-    A sum of steps (a model with a ``rule``) begins at 0, from where nothing can be lost: here it is taken from 1.
+    A sum of steps (a model with a ``rule``) begins at 0, from where nothing can be lost: here it is taken from 1. Of a
+    model that reads more than its steps, it is these alone.
     """
     rule, steps = getattr(model, "rule", None), scored.parts.get("delta")
     values = progress_of(model, scored)[0]

@@ -192,7 +192,10 @@ def fit(
         stride = max(1, round(float(np.median([len(e.embeddings) for e in kept])) / 20))
     with Progress("critic", options["steps"], unit="steps") as progress:
         run.fit(lambda terms: progress.advance(1, loss=sum(terms.values())))
-    made = {"by": f"vlmreward {__version__} fit-critic", "datasets": [Path(p).name for p in settings.datasets]}
+    made: dict[str, Any] = {
+        "by": f"vlmreward {__version__} fit-critic",
+        "datasets": [Path(p).name for p in settings.datasets],
+    }
     made |= {"seed": options["seed"], "steps": options["steps"], "episodes": len(kept)}
     meta = CriticMeta(encoder.id, encoder.licence, stride, 1.0, 0.0, options["reference_frames"], made)
     critic = Critic(run.model, meta)

@@ -43,7 +43,8 @@ class CriticReward:
         path: A file of ``vlmreward fit-critic``.
         estimate: See above.
         rule: Of ``accumulated``.
-        stride: Frames between the two of a step of ``accumulated``; None: the critic's own.
+        stride: Frames between the two of a step of ``accumulated``; None: the critic's own. ``fused`` goes from frame
+            to frame.
         reference: Dataset with an episode that shows how it is done, for tasks the critic was not fitted on.
         reference_episode: Its number.
         reference_camera: Its camera; None: the only one.
@@ -86,6 +87,8 @@ class CriticReward:
         self.stride = self.critic.meta.stride if stride is None else stride
         if type(self.stride) is not int or self.stride < 1:
             raise ConfigError(f"stride must be a number of frames >= 1, got {stride!r}")
+        if estimate == "fused":
+            self.stride, self.rule = 1, "bounded"
         steps = estimate in ("accumulated", "fused")
         self.context: Context = "prefix" if steps else "frame"
         self.needs: tuple[str, ...] = ("embeddings",) if steps else ("embeddings", "initial")
@@ -107,8 +110,9 @@ class CriticReward:
                 so far, for the others with ``initial``.
 
         Returns:
-            Progress of N rows, with ``parts`` ``progress`` and, for ``accumulated`` and ``fused``, ``residual``: how
-            little the critic agrees with itself on the row's step.
+            Progress of N rows, with ``parts`` ``progress`` and, for ``accumulated`` and ``fused``, ``delta``: the step
+            to the row, in [-1, 1], 0 for an episode's first, and ``residual``: how little the critic agrees with itself
+            on that step.
 
         Raises:
             FramesError: The batch lacks what is needed.
@@ -127,7 +131,9 @@ class CriticReward:
             progress = direct(seen) if self.estimate == "direct" else np.clip(seen.delta, 0.0, 1.0)
         valid = np.isfinite(progress)
         why = dict.fromkeys(np.flatnonzero(~valid).tolist(), "a frame of the episode so far has no finite embedding")
-        parts = {"progress": progress} | ({"residual": seen.residual} if self.context == "prefix" else {})
+        parts = {"progress": progress}
+        if self.context == "prefix":
+            parts |= {"delta": seen.delta, "residual": seen.residual}
         return RewardBatch(progress, valid, seen.done, parts, why)
 
     def _along_episodes(
@@ -137,12 +143,11 @@ class CriticReward:
         order = np.lexsort((step, episode))
         begins = np.flatnonzero(np.diff(episode[order], prepend=episode[order[:1]] - 1))
         ends = np.append(begins[1:], len(order))
-        stride = self.stride if self.estimate == "accumulated" else 1
         earlier = np.empty(len(order), np.int64)
         initial = np.empty(len(order), np.int64)
         for begin, end in zip(begins, ends, strict=True):
             place = np.arange(end - begin)
-            earlier[order[begin:end]] = order[begin + np.maximum(place - stride, 0)]
+            earlier[order[begin:end]] = order[begin + np.maximum(place - self.stride, 0)]
             initial[order[begin:end]] = order[begin]
         first = embeddings[initial]
         seen = self._compare(first, embeddings[earlier], embeddings)
@@ -153,7 +158,7 @@ class CriticReward:
             if not np.isfinite(embeddings[rows[0]]).all():
                 progress[rows] = np.nan
             elif whole is None:
-                progress[rows] = accumulate_strided(seen.delta[rows], stride, self.rule)
+                progress[rows] = accumulate_strided(seen.delta[rows], self.stride, self.rule)
             else:
                 progress[rows] = fuse(whole.delta[rows], direct(whole)[rows], seen.delta[rows[1:]])[0]
         return progress, seen
@@ -166,4 +171,4 @@ class CriticReward:
 
 def direct(seen: Judgement) -> FloatArray:
     """Return the mean of progress and the probability of done, in [0, 1], float32, shape (N,)."""
-    return (seen.progress + seen.done) / 2
+    return ((seen.progress + seen.done) / 2).astype(np.float32)

@@ -145,6 +145,8 @@ def test_a_reference_is_of_the_instruction_that_is_asked_for():
     rng = np.random.default_rng(0)
     settings = PairSettings(mismatched=0.5, shown=1, reference_frames=5)
     batch = PairSampler(demonstrations(rng), TASKS, settings, rng).draw(50)
+    assert batch.reference is not None
+    assert batch.percent is not None
     assert batch.reference.shape == (200, 5, DIM)
     assert np.allclose(batch.percent, [0, 0.25, 0.5, 0.75, 1])
     ends = batch.reference[:, -1]  # far along the direction of the text beside it

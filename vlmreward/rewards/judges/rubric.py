@@ -21,7 +21,7 @@ from vlmreward.rewards.judges.probabilities import expected
 from vlmreward.rewards.judges.questions import Answer, Question, VisionLanguageModel
 from vlmreward.rewards.prompted import Prompts
 from vlmreward.rewards.settings import check_choice
-from vlmreward.types import FrameBatch, RewardBatch
+from vlmreward.types import Context, FrameBatch, RewardBatch
 
 GRADES = ("1", "2", "3", "4", "5")
 
@@ -69,7 +69,7 @@ class RubricReward(JudgedReward):
         estimate: Estimate = "text",
     ) -> None:
         super().__init__(judge, goal)
-        self.context = check_view(view, pictures)
+        self.context: Context = check_view(view, pictures)
         check_choice("estimate", estimate, get_args(Estimate))
         self.view: View = view
         self.pictures, self.estimate = pictures, estimate

@@ -14,7 +14,7 @@ from vlmreward.rewards.judges.probabilities import NEGLIGIBLE, share_of_first
 from vlmreward.rewards.judges.questions import LogProb, Picture, Question, VisionLanguageModel
 from vlmreward.rewards.prompted import Prompts
 from vlmreward.rewards.settings import check_choice
-from vlmreward.types import FrameBatch, RewardBatch
+from vlmreward.types import Context, FrameBatch, RewardBatch
 
 Value = Literal["probability", "log_probability"]
 
@@ -66,7 +66,7 @@ class YesNoReward(JudgedReward):
         reference_picture: str | Path | None = None,
     ) -> None:
         super().__init__(judge, goal)
-        self.context = check_view(view, pictures)
+        self.context: Context = check_view(view, pictures)
         check_choice("value", value, get_args(Value))
         self.view: View = view
         self.pictures, self.value, self.reference_picture = pictures, value, reference_picture
