@@ -98,7 +98,8 @@ class CriticFit:
         """Run the optimisation; ``progress`` gets the loss terms of each step."""
         s, model = self.settings, self.model
         optimiser = torch.optim.AdamW(model.parameters(), s.learning_rate, weight_decay=s.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, s.learning_rate, total_steps=s.steps, pct_start=0.1)
+        rise = min(0.9, max(0.1, 1.5 / s.steps))  # ends between two steps: one that ends at step 0 is no schedule
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, s.learning_rate, total_steps=s.steps, pct_start=rise)
         model.train()
         for _ in range(s.steps):
             terms = self._losses()

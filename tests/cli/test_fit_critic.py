@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from vlmreward.cli import main
+
 COLLECT = ("collect", "env=cartpole", "env.kwargs.width=32", "env.kwargs.height=32", "episodes=6", "seed=3")
-FIT = ("fit-critic", "dataset=c", "steps=20", "groups=8", "width=16", "layers=1", "held_out=0.34")
+FIT = ("fit-critic", "dataset=c", "encoder=fake", "steps=10", "groups=4", "width=8", "layers=1", "held_out=0.34")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "c"
+    assert main([*COLLECT, "policy=[random,zero]", "success=false", f"out={path}"]) == 0
+    return path
 
 
 @pytest.fixture
-def dataset(cli) -> Path:
-    assert cli(*COLLECT, "policy=[random,zero]", "success=false", "out=c").code == 0
-    return Path("c")
+def dataset(cli, recorded: Path) -> None:  # in the test's own folder, which cli goes to
+    shutil.copytree(recorded, "c")
 
 
 def test_a_critic_is_fitted_labels_and_guides(cli, dataset):
@@ -26,12 +35,19 @@ def test_a_critic_is_fitted_labels_and_guides(cli, dataset):
     assert about["stride"] == 5  # a twentieth of 100 frames
     assert f"order of values              {about['held_out']['voc']:.2f} forwards" in outcome.out
     critic = "path=runs/critic/critic.safetensors"
-    labelled = cli("label", "dataset=c", "reward=critic_progress", f"reward.{critic}", "force=true")
+    labelled = cli("label", "dataset=c", "encoder=fake", "reward=critic_progress", f"reward.{critic}", "force=true")
     assert labelled.code == 0, labelled.err
     assert "600 frames labelled" in labelled.out
     trained = cli(
-        *("train", "env=cartpole", "agent=dqn", "reward=critic", f"reward.of.{critic}", "total_timesteps=300"),
-        *("audit=off", "run_dir=r", "env.kwargs.width=32", "env.kwargs.height=32"),
+        *("train", "env=cartpole", "encoder=fake", "agent=dqn", "reward=critic", f"reward.of.{critic}"),
+        *(
+            "total_timesteps=150",
+            "eval.episodes=1",
+            "audit=off",
+            "run_dir=r",
+            "env.kwargs.width=32",
+            "env.kwargs.height=32",
+        ),
     )
     assert trained.code == 0, trained.err
 
@@ -81,7 +97,8 @@ def test_refuses(cli, refused, dataset, more, words):
 def test_another_encoders_critic_is_refused(cli, refused, dataset, monkeypatch):
     assert cli(*FIT).code == 0
     monkeypatch.setattr("vlmreward.rewards.critic.KIND", "something else")
-    outcome = cli("label", "dataset=c", "reward=critic_progress", "reward.path=runs/critic/critic.safetensors")
+    label = ("label", "dataset=c", "encoder=fake", "reward=critic_progress")
+    outcome = cli(*label, "reward.path=runs/critic/critic.safetensors")
     refused(outcome, "label", "no progress critic")
 
 

@@ -1,6 +1,6 @@
 """Every way to score gives the same rewards on the same actions: buffers, per-step wrappers, other processes."""
 
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 
 import gymnasium as gym
@@ -126,6 +126,12 @@ def one_by_one(model, envs=CLEAN):
     return rewards, valid, raw
 
 
+@cache
+def plainly(name):
+    """What every way is held against; it is the same each time."""
+    return one_by_one(MODELS[name])
+
+
 def through_vec_replace(model):
     _, inner = capture(model)
     venv = VecReplaceReward(inner)
@@ -194,7 +200,7 @@ WAYS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_all_ways_agree_to_1e_5(name):
-    want, want_valid, raw = one_by_one(MODELS[name])
+    want, want_valid, raw = plainly(name)
     assert want_valid.all()
     assert np.unique(want).size > 60  # the rewards tell frames apart
     assert np.unique(raw).size > 20  # without the environment's own, too
@@ -217,7 +223,7 @@ def test_buffers_leave_out_the_frames_that_can_not_be_scored(name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("encode_batch", [1, 5, 256])
 def test_evaluation_scores_the_first_episodes_alike(name, encode_batch):
-    _, _, want = one_by_one(MODELS[name])
+    _, _, want = plainly(name)
     for index, make in enumerate(CLEAN):
         scorer = FrameScorer(ProjectionEncoder(), MODELS[name](), 1)
         (episode,) = run_episodes([make()], Replay(index), 1, 11 + index, scorer, encode_batch)
@@ -228,7 +234,7 @@ def test_evaluation_scores_the_first_episodes_alike(name, encode_batch):
 def test_no_way_encodes_a_frame_that_any_way_has_encoded_before(tmp_path, monkeypatch, name):
     """And all rewards are the very same, those of the ways that have encoded none of the frames included."""
     ways = {**WAYS, "one by one": one_by_one, "VecReplaceReward": through_vec_replace}
-    plain = one_by_one(MODELS[name])[0]
+    plain = plainly(name)[0]
     inner, refusing = ProjectionEncoder(), ProjectionEncoder(fail_at=0)
 
     def score(way, encoder):

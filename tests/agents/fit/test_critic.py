@@ -164,6 +164,16 @@ def test_the_same_seed_gives_the_same_critic():
     assert not torch.equal(fit(0), fit(1))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 15])
+def test_any_number_of_steps_is_a_fit(steps):
+    episodes = demonstrations(np.random.default_rng(0), each=1)
+    run = CriticFit(NetSettings(DIM, width=8), episodes, TASKS, CriticFitSettings(steps=steps, groups=1))
+    losses: list[dict[str, float]] = []
+    run.fit(losses.append)
+    assert len(losses) == steps
+    assert all(bool(p.isfinite().all()) for p in run.model.parameters())
+
+
 def test_new_episodes_are_followed_up_and_down(fitted):
     critic, losses = fitted
     assert losses[-1]["delta"] < losses[0]["delta"]
