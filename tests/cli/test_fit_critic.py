@@ -80,7 +80,7 @@ def test_nothing_held_out_is_said(cli, dataset):
     ("more", "words"),
     [
         ((), ("dataset is not given",)),
-        (("dataset=nothing",), ("'nothing' does not exist",)),
+        (("dataset=nothing", "encoder=fake"), ("'nothing' does not exist",)),
         (("dataset=c", "steps=0"), ("steps must be a whole number >= 1, got 0",)),
         (("dataset=c", "held_out=1.5"), ("held_out must be a share in [0, 1], got 1.5",)),
         (("dataset=c", "push_back=1"), ("give them as rollouts=",)),
