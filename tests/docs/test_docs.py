@@ -191,7 +191,9 @@ def shorten(name, settings):
         if key == "encoder" and match_option(key, value, list_groups()) != "mini":
             small.append("encoder=fake")
     fixed = ("encoder.runtime=", "encoder.precision=", "resume=", "run=")  # they settle the engine
-    if name in ("train", "label", *WITH_ENV) and not any(s.startswith(fixed) for s in settings):
+    if name in ("train", "label", "fit-critic", "fit-reward", *WITH_ENV) and not any(
+        s.startswith(fixed) for s in settings
+    ):
         small += [QUICK_START] if "encoder=fake" not in small else []
     replaced = {setting.partition("=")[0] for setting in small}
     return [setting for setting in settings if setting.partition("=")[0] not in replaced] + small
@@ -235,6 +237,11 @@ def tiny_dataset(tmp_path_factory):
     shutil.copytree(plain, labelled)
     assert main(["label", f"dataset={labelled}", f"run_dir={folder / 'job'}", "force=true"]) == 0
     return {False: plain, True: labelled, "job": folder / "job"}
+
+
+@pytest.fixture(scope="module")
+def mini_encoder():
+    return encoders.make_encoder("mini", runtime="torch")
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +303,7 @@ def attempt(request, tmp_path, monkeypatch, capsys):
             store = EmbeddingStore(Path(path), StoreMeta(f"{mini.VERSION}-0123456789abcdef", "fp32", 2, "float16"))
             store.add(np.zeros((1, 2), np.uint64), np.eye(2, dtype=np.float32)[:1])
         for path in (*literals.get("reward.path", ()), *literals.get("reward.of.path", ())):
-            encoder = encoders.make_encoder("mini")
+            encoder = request.getfixturevalue("mini_encoder")
             if path.endswith("critic.safetensors"):
                 save_random_critic(Path(path), encoder)
             elif path.endswith(HEAD_FILE):
