@@ -61,7 +61,7 @@ HELD_OUT = {
     "cartpole": ("swing_up", "swing_up@0.3", "swing_up@0.5", "hang", "random", "random", "zero"),
 }
 FIT_EPISODES, FIT_SEED = 50, 1_000
-HELD_EPISODES, HELD_SEED = 42, 70_000
+HELD_EPISODES, HELD_SEED = 42, 80_000
 REPLICATES = 1000
 FIGURES = {
     "spearman": "Spearman with true progress",

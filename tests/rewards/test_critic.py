@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from vlmreward.errors import ConfigError, FramesError, WeightsError
 from vlmreward.rewards import make_reward
 from vlmreward.rewards.accumulation import accumulate, fuse
-from vlmreward.rewards.critic import Critic, CriticMeta, Reference
+from vlmreward.rewards.critic import Critic, CriticMeta, Reference, direct
 from vlmreward.rewards.critic_net import CriticNet, NetSettings
 from vlmreward.rewards.critic_reward import CriticReward
 from vlmreward.rewards.stages import arrival
@@ -21,7 +21,16 @@ ENCODER = ProjectionEncoder()
 DIM = ENCODER.dim
 
 
-META = CriticMeta(ENCODER.id, "MIT", stride=1, temperature=2.0, bias=0.5, reference_frames=3, made={"by": "hand"})
+META = CriticMeta(
+    ENCODER.id,
+    "MIT",
+    stride=1,
+    temperature=2.0,
+    bias=0.5,
+    reference_frames=3,
+    made={"by": "hand"},
+    spans={"a known goal": (0.25, 0.75)},
+)
 
 
 @pytest.fixture
@@ -161,8 +170,14 @@ def test_direct_progress_looks_at_the_frame_itself(saved):
     first = np.tile(x[0], (6, 1))
     scored = model.compute_reward(batch(x, initial=first))
     seen = critic.compare(ENCODER.encode_texts(["a goal"])[0], first, first, x, both_ways=False)
-    assert scored.reward == pytest.approx((seen.progress + seen.done) / 2, abs=1e-6)
+    value = (2 * seen.progress + seen.done) / 3
+    assert scored.reward == pytest.approx(value, abs=1e-6)
     assert scored.success == pytest.approx(seen.done, abs=1e-6)
+    known = CriticReward(ENCODER, "a known goal", path=path).compute_reward(batch(x, initial=first))
+    text = ENCODER.encode_texts(["a known goal"])[0]
+    seen = critic.compare(text, first, first, x, both_ways=False)
+    value = (2 * seen.progress + seen.done) / 3
+    assert known.reward == pytest.approx(np.clip((value - 0.25) / 0.5, 0, 1), abs=1e-6)
 
 
 def test_fused_progress_is_the_fusion_of_the_other_three(saved):
@@ -223,6 +238,10 @@ def test_a_reference_is_read_from_a_dataset(saved, tmp_path):
     assert end < 63
     shown = Reference(look[np.rint(np.linspace(0, end, 3)).astype(int)], np.linspace(0, 1, 3, dtype=np.float32))
     seen = critic.compare(ENCODER.encode_texts(["a goal"])[0], first, first, x, shown, both_ways=False)
-    assert scored.reward == pytest.approx((seen.progress + seen.done) / 2, abs=1e-6)
+    start = np.tile(shown.embeddings[0], (3, 1))
+    along = direct(critic.compare(ENCODER.encode_texts(["a goal"])[0], start, start, shown.embeddings, shown, False))
+    span = (along[0], along[-1]) if along[-1] > along[0] else (0, 1)
+    value = (2 * seen.progress + seen.done) / 3
+    assert scored.reward == pytest.approx(np.clip((value - span[0]) / (span[1] - span[0]), 0, 1), abs=1e-5)
     plain = CriticReward(ENCODER, "a goal", path=path).compute_reward(batch(x, initial=first))
     assert not np.allclose(scored.reward, plain.reward)

@@ -10,8 +10,7 @@ import numpy as np
 
 from vlmreward.audit.progress_metrics import antisymmetry, auroc, brier, calibration_error, voc, voc_f1, vroc
 from vlmreward.rewards.accumulation import accumulate
-from vlmreward.rewards.critic import Critic, Judgement
-from vlmreward.rewards.critic_reward import direct
+from vlmreward.rewards.critic import Critic, Judgement, direct
 from vlmreward.types import FloatArray
 
 
@@ -25,6 +24,7 @@ class HeldOut:
         other: Embedding of an instruction that is not its own, shape (D,).
         done: What is known of "done" in each frame: 0, 1, or NaN; shape (F,).
         failed: Whether it is recorded as a failure.
+        spans: What counts as 0 and as 1 for the two instructions.
     """
 
     embeddings: FloatArray
@@ -32,6 +32,7 @@ class HeldOut:
     other: FloatArray
     done: FloatArray
     failed: bool
+    spans: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
 
 
 def judge_episode(
@@ -75,13 +76,13 @@ def held_out_figures(critic: Critic, episodes: Sequence[HeldOut], stride: int) -
         done.append(every.done)
         marks.append(episode.done)
         if episode.failed:
-            rows["end_of_failures"].append(float(direct(every)[-1]))
+            rows["end_of_failures"].append(float(direct(every, episode.spans[0])[-1]))
             continue
         there, back = voc(forward), vroc(backward)
         for name, value in (("voc", there), ("vroc", back), ("voc_f1", voc_f1(there, back))):
             rows[name].append(value)
-        rows["end"].append(float(direct(every)[-1]))
-        rows["end_of_other"].append(float(direct(other)[-1]))
+        rows["end"].append(float(direct(every, episode.spans[0])[-1]))
+        rows["end_of_other"].append(float(direct(other, episode.spans[1])[-1]))
     probability, truth = np.concatenate(done), np.concatenate(marks)
     told = np.isfinite(truth)
     probability, outcome = probability[told], truth[told] > 0.5

@@ -199,23 +199,51 @@ def fit(
     made |= {"seed": options["seed"], "steps": options["steps"], "episodes": len(kept)}
     meta = CriticMeta(encoder.id, encoder.licence, stride, 1.0, 0.0, options["reference_frames"], made)
     critic = Critic(run.model, meta)
+    if held:
+        judged = [judge_episode(critic, texts[e.instruction], e.embeddings, stride)[-1] for e in held]
+        probability, marks = np.concatenate([every.done for every in judged]), np.concatenate([e.done for e in held])
+        told = np.isfinite(marks)
+        p = np.clip(probability[told].astype(np.float64), 1e-6, 1 - 1e-6)
+        temperature, bias = fit_done(np.log(p / (1 - p)).astype(np.float32), marks[told] > 0.5)
+        critic = Critic(run.model, replace(meta, temperature=temperature, bias=bias))
+    critic = Critic(run.model, replace(critic.meta, spans=find_spans(critic, kept, texts)))
     if not held:
         return critic, {}
-    judged = [judge_episode(critic, texts[e.instruction], e.embeddings, stride)[-1] for e in held]
-    probability, marks = np.concatenate([every.done for every in judged]), np.concatenate([e.done for e in held])
-    told = np.isfinite(marks)
-    p = np.clip(probability[told].astype(np.float64), 1e-6, 1 - 1e-6)
-    temperature, bias = fit_done(np.log(p / (1 - p)).astype(np.float32), marks[told] > 0.5)
-    critic = Critic(run.model, replace(meta, temperature=temperature, bias=bias))
     unlike = {t: min(texts.keys() - {t}, key=lambda other: (float(texts[other] @ x), other)) for t, x in texts.items()}
+    spans = {text: critic.meta.spans.get(text, (0.0, 1.0)) for text in texts}
     return critic, held_out_figures(
         critic,
         [
-            HeldOut(e.embeddings, texts[e.instruction], texts[unlike[e.instruction]], e.done, not e.shows_how)
+            HeldOut(
+                e.embeddings,
+                texts[e.instruction],
+                texts[other],
+                e.done,
+                not e.shows_how,
+                (spans[e.instruction], spans[other]),
+            )
             for e in held
+            for other in (unlike[e.instruction],)
         ],
         stride,
     )
+
+
+def find_spans(
+    critic: Critic, episodes: Sequence[CriticEpisode], texts: Mapping[str, FloatArray]
+) -> dict[str, tuple[float, float]]:
+    """Return the 1 % and the 99 % quantile of what a calibrated critic makes of the frames of each instruction."""
+    import numpy as np
+
+    from vlmreward.rewards.critic import direct
+
+    found: dict[str, list[FloatArray]] = {}
+    for e in episodes:
+        first = np.tile(e.embeddings[0], (len(e.embeddings), 1))
+        seen = critic.compare(texts[e.instruction], first, first, e.embeddings, both_ways=False)
+        found.setdefault(e.instruction, []).append(direct(seen))
+    ends = {text: np.quantile(np.concatenate(values), (0.01, 0.99)).tolist() for text, values in found.items()}
+    return {text: (low, high) for text, (low, high) in ends.items() if high > low}
 
 
 def fit_settings(options: Mapping[str, Any]) -> CriticFitSettings:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from vlmreward.errors import ConfigError, FramesError
 from vlmreward.rewards.accumulation import Rule, accumulate_strided, fuse
-from vlmreward.rewards.critic import Critic, Judgement, Reference
+from vlmreward.rewards.critic import Critic, Judgement, Reference, direct
 from vlmreward.rewards.demos import read_reference
 from vlmreward.rewards.prompted import Prompts, check_prompts, encode_prompts
 from vlmreward.rewards.settings import check_choice
@@ -26,8 +26,9 @@ Embeddings = npt.NDArray[np.floating]
 class CriticReward:
     """Reward a frame for the progress that it shows, in [0, 1]; ``success`` is the probability that the task is done.
 
-    - ``direct``: the mean of what is said of the frame's own progress and of the probability that the task is done in
-      it: the one was learned from time, the other from outcomes. Needs no other frame but the first.
+    - ``direct``: what is said of the frame's own progress and of the probability that the task is done in it
+      (``critic.direct``), from 0 to 1 over what the episodes of that instruction spanned that the critic was fitted
+      on, or for others from the first to the last frame of the reference. Needs no other frame but the first.
     - ``accumulated``: steps over ``stride`` frames added up by a rule of ``accumulation`` from 0 at the first frame.
     - ``anchored``: the step from the first frame to this one. One comparison a frame, no drift, and less fine.
     - ``fused``: ``anchored`` and ``direct`` as far as they agree, and steps from frame to frame
@@ -101,6 +102,19 @@ class CriticReward:
             shown = encoder.encode_images(frames)
             way = reference_frames(shown[: arrival(shown) + 1], count)
             self._reference = Reference(way, np.linspace(0, 1, count, dtype=np.float32))
+        self._span = self._find_span(goal)
+
+    def _find_span(self, goal: Prompts) -> tuple[float, float]:
+        """Return what counts as 0 and as 1."""
+        spans = self.critic.meta.spans
+        if isinstance(goal, str) and goal in spans:
+            return spans[goal]
+        if self._reference is None:
+            return 0.0, 1.0
+        way = self._reference.embeddings
+        first = np.tile(way[0], (len(way), 1))
+        along = direct(self._compare(first, first, way, both_ways=False))
+        return (float(along[0]), float(along[-1])) if along[-1] > along[0] else (0.0, 1.0)
 
     def compute_reward(self, batch: FrameBatch) -> RewardBatch:
         """Score every row.
@@ -128,7 +142,7 @@ class CriticReward:
             if batch.initial is None:
                 raise FramesError("the batch lacks the initial frames: give their embeddings, as `needs` declares")
             seen = self._compare(batch.initial, batch.initial, embeddings, both_ways=False)
-            progress = direct(seen) if self.estimate == "direct" else np.clip(seen.delta, 0.0, 1.0)
+            progress = direct(seen, self._span) if self.estimate == "direct" else np.clip(seen.delta, 0.0, 1.0)
         valid = np.isfinite(progress)
         why = dict.fromkeys(np.flatnonzero(~valid).tolist(), "a frame of the episode so far has no finite embedding")
         parts = {"progress": progress}
@@ -160,15 +174,10 @@ class CriticReward:
             elif whole is None:
                 progress[rows] = accumulate_strided(seen.delta[rows], self.stride, self.rule)
             else:
-                progress[rows] = fuse(whole.delta[rows], direct(whole)[rows], seen.delta[rows[1:]])[0]
+                progress[rows] = fuse(whole.delta[rows], direct(whole, self._span)[rows], seen.delta[rows[1:]])[0]
         return progress, seen
 
     def _compare(
         self, initial: Embeddings, earlier: Embeddings, later: Embeddings, both_ways: bool = True
     ) -> Judgement:
         return self.critic.compare(self._text, initial, earlier, later, self._reference, both_ways)
-
-
-def direct(seen: Judgement) -> FloatArray:
-    """Return the mean of progress and the probability of done, in [0, 1], float32, shape (N,)."""
-    return ((seen.progress + seen.done) / 2).astype(np.float32)
