@@ -162,7 +162,9 @@ def weigh_by_progress(data: OfflineData, settings: BCSettings) -> FloatArray:
         DatasetError: There are no labels, or they don't lie in [0, 1].
     """
     if data.label is None:
-        raise DatasetError("agent.weights=progress needs labels of progress: name their column, labels=progress_vlm")
+        raise DatasetError(
+            "agent.weights=progress needs labels of progress: name their column, labels=reward_vlm_progress"
+        )
     labels = data.label[data.valid]
     if len(labels) and not (labels.min() >= 0 and labels.max() <= 1):
         raise DatasetError(

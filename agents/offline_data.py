@@ -1,7 +1,7 @@
 """A dataset of recorded episodes as arrays in memory, for agents that learn from nothing else.
 
 Rows without a valid label are cut: whatever number stands in them is replaced before anything is computed. Labels come
-from a column and its ``<column>_valid``, as ``vlmreward label`` writes them, or else from the recorded reward.
+from a column and its validity, as ``vlmreward label`` writes them, or else from the recorded reward.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.data.dataset import Episode, EpisodeDataset, Transitions
+from vlmreward.data.label_names import validity_names
+from vlmreward.data.label_validity import read_validity
 from vlmreward.errors import DatasetError
 from vlmreward.types import BoolArray, FloatArray
-
-VALID = "_valid"
-"""What is added to the name of a column of labels for that of the column which says where it holds one."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ def read_offline_data(dataset: EpisodeDataset, column: str | None = None) -> Off
 
     Args:
         dataset: Opened for reading.
-        column: The labels, e.g. ``"reward_vlm"``; None takes the recorded reward, where there is one.
+        column: The labels, e.g. ``"reward_vlm"`` or ``"reward_vlm_progress"``; None takes the recorded reward, where
+            there is one.
 
     Raises:
         DatasetError: There are no vector observations or actions, their sizes differ between episodes, the column or
@@ -162,14 +162,13 @@ def _read_labels(
 
 
 def _read_valid(dataset: EpisodeDataset, episode: Episode, column: str) -> BoolArray:
-    try:
-        return np.asarray(dataset.column(episode, column + VALID)) > 0.5
-    except DatasetError as e:
+    valid = read_validity(dataset, episode, column)
+    if valid is None:
         raise DatasetError(
-            f"labels={column} has no column {column + VALID} that says which rows hold one "
-            f"({' '.join(str(e).split())}): "
-            "write labels with vlmreward label, or leave labels out for the recorded reward"
-        ) from e
+            f"labels={column} has no column {' or '.join(validity_names(column))} that says which rows hold one: write "
+            "labels with vlmreward label, or leave labels out for the recorded reward"
+        )
+    return valid
 
 
 @dataclass(frozen=True)

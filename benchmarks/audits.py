@@ -1,6 +1,6 @@
 """Audit every task of every environment with `mini`, and time a large audit. Writes docs/audit/ and one JSON.
 
-    python benchmarks/audits.py                # 15 audits of 2,000 frames; those that are there are not made again
+    python benchmarks/audits.py                # 22 audits of 2,000 frames; those that are there are not made again
     python benchmarks/audits.py --time         # 5,000 frames, 200 ways of scoring: seconds after encoding
     python benchmarks/audits.py --table        # only print what there is
 
@@ -32,6 +32,7 @@ ENVS = {
     "cartpole": "vlmreward/CartPole-v0",
     "mountaincar": "vlmreward/MountainCar-v0",
     "humanoid": "vlmreward/Humanoid-v0",
+    "tabletop": "vlmreward/Tabletop-v0",
 }
 FIGURES = {
     "audit_score": "audit score",

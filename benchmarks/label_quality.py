@@ -166,7 +166,7 @@ def label_rows(
     with redirect_stdout(io.StringIO()):
         label.main([*asked, f"reward={reward}", f"baseline={baseline}", *(f"goal={goal}" for goal in goals)])
     (run,) = set(list_runs(jobs)) - before
-    return reward_of_rows(list(open_labels(run, dataset.episodes))), json.loads((run / RESULT).read_text())
+    return reward_of_rows(list(open_labels(run, dataset))), json.loads((run / RESULT).read_text())
 
 
 def baselines(dataset: EpisodeDataset, rows: Rows) -> dict[str, np.ndarray]:

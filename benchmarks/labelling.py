@@ -99,7 +99,7 @@ class Job:
         read = open_dataset(dataset)
         camera = read.cameras[0]
         self.encoder, self.episodes = encoder, read.episodes
-        self.decode = lambda index: read.frames(read.episodes[index], camera)
+        self.decode = lambda index, start: read.frames(read.episodes[index], camera, start)
         self.store = open_cached(encoder, folder / "embeddings").store
         self.plan = make_plan(read.episodes)
         self.folder = folder
@@ -126,7 +126,7 @@ class Job:
         """Return all frames, decoded, in the job's batches."""
         batches = []
         for episode in self.episodes:
-            pictures = np.stack(list(self.decode(episode.index)))  # type: ignore[misc]
+            pictures = np.stack(list(self.decode(episode.index, 0)))  # type: ignore[misc]
             batches += [pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH)]
         return batches
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import tempfile
 import uuid
@@ -80,11 +81,11 @@ def check_writable(path: Path) -> None:
 
 def temporary_pattern(path: Path) -> str:
     """Return the pattern of the names that temporary files of ``path`` have, for whoever removes what a kill left."""
-    return f".{path.stem}.????????.tmp{path.suffix}"
+    return f".{glob.escape(path.stem)}.{'[0-9a-f]' * 8}.tmp{glob.escape(path.suffix)}"
 
 
-def open_temporary(path: Path) -> Path:
-    """Make an empty file beside the wanted one, in a folder that is made when missing.
+def open_temporary(path: Path, folder: bool = False) -> Path:
+    """Make an empty file or folder beside the wanted one, in a folder that is made when missing.
 
     Returns:
         Its path; the suffix is that of ``path``.
@@ -95,12 +96,15 @@ def open_temporary(path: Path) -> Path:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     with storage_errors(path, making=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
+        if folder:
+            temporary.mkdir()
+        else:
+            temporary.touch()
     return temporary
 
 
 def commit(temporary: Path, path: Path) -> None:
-    """Flush a temporary file to the disk and give it its name.
+    """Flush a temporary file or folder to the disk and give it its name.
 
     Raises:
         StorageError: The disk is full, or the name belongs to a folder.

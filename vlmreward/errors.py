@@ -61,5 +61,9 @@ class DatasetError(VlmRewardError, ValueError):
     """Raised when a dataset of episodes is missing, damaged, of another format, or can't be written."""
 
 
+class UnknownColumnError(DatasetError):
+    """Raised when a dataset that can be read has no column of that name."""
+
+
 class WorkerError(VlmRewardError, RuntimeError):
     """Raised when a worker process dies again and again at the same piece of work."""

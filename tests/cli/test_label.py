@@ -83,6 +83,29 @@ def test_collect_refuses(cli, refused, dataset, more, words):
     assert sorted(str(p) for p in Path(".").rglob("*")) == before
 
 
+@pytest.mark.parametrize("form", ["lerobot", "robomimic", "minari", "folder"])
+def test_collect_that_broke_off_leaves_nothing_and_begins_anew(cli, refused, monkeypatch, form):
+    from vlmreward.cli import collect
+    from vlmreward.errors import RenderingError
+
+    record, count = collect.record_episode, 0
+
+    def break_off(*given):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise RenderingError("the screen is gone: look for it")
+        return record(*given)
+
+    command = (*COLLECT, "episodes=3", f"format={form}", "out=c", "env.kwargs.max_episode_steps=20")
+    with monkeypatch.context() as patched:
+        patched.setattr(collect, "record_episode", break_off)
+        refused(cli(*command), "collect", "the screen is gone")
+    assert list(Path(".").iterdir()) == []
+    assert cli(*command).code == 0
+    assert len(open_dataset("c").episodes) == 3
+
+
 def test_labels_are_written_in_place_and_undone(cli, dataset):
     before, films = open_dataset(dataset), videos(dataset)
     outcome = cli("label", "dataset=c", "force=true")
@@ -114,6 +137,24 @@ def test_row_t_has_the_reward_of_frame_t_plus_1(cli, dataset):
     pictures = np.stack(list(read.frames(read.episodes[2], read.cameras[0])))
     expected = model.score_embeddings(encoder.encode_images(pictures))
     np.testing.assert_allclose(read.column(read.episodes[2], "reward_vlm")[:-1], expected[1:], atol=1e-3)
+
+
+def test_row_t_of_the_progress_file_is_frame_t(cli, dataset):
+    import pyarrow.parquet as pq
+
+    from vlmreward.labelling.stored_labels import list_runs, open_labels
+
+    assert cli("label", "dataset=c", GOAL, "name=sarm_progress", "force=true", "run_dir=job").code == 0
+    read, table = open_dataset(dataset), pq.read_table("c/sarm_progress.parquet")
+    (run,) = list_runs(Path("job"))
+    stored = open_labels(run, read)
+    expected = np.concatenate([stored.frames(episode.index).progress for episode in read.episodes])
+    np.testing.assert_array_equal(table["progress_sparse"].to_numpy(), expected)
+    of_rows = stored.episode(2).progress
+    assert of_rows is not None
+    np.testing.assert_array_equal(expected[201:300], of_rows[:-1])
+    assert table["frame_index"].to_pylist()[200] == 0
+    assert expected[200] not in of_rows, "the first frame counts, and no row has it"
 
 
 def test_another_goal_decodes_nothing(cli, dataset):
@@ -223,3 +264,90 @@ def test_an_episode_without_a_single_label_costs_no_other(cli):
     read = open_dataset("short")
     valid = [read.column(episode, "reward_vlm_valid").tolist() for episode in read.episodes]
     assert [sum(v) for v in valid] == [19, 0, 19]
+
+
+def test_another_sample_is_the_same_run(cli, dataset):
+    """The sample and its seed decide what is looked at first, and no label."""
+    assert cli("label", "dataset=c", "encoder=fake", "force=true", "run_dir=job", "sample=10").code == 0
+    labels = {p: p.read_bytes() for p in Path("job").glob("labels-*/*.npz")}
+    outcome = cli("label", "dataset=c", "encoder=fake", "force=true", "run_dir=job", "sample=300", "seed=7")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "from this very run" in outcome.out
+    outcome = cli("label", "dataset=c", "encoder=fake", "force=true", "run_dir=job", "sample=300", "write=false")
+    assert outcome.code == 0
+    assert {p: p.read_bytes() for p in Path("job").glob("labels-*/*.npz")} == labels
+
+
+@pytest.mark.parametrize(("episodes", "judged"), [(4, False), (5, True)])
+def test_few_episodes_are_labelled_and_not_judged(cli, episodes, judged):
+    """Random pictures: the fake encoder's rewards rise nowhere, which five episodes are enough to tell."""
+    from vlmreward.data import find_format
+    from vlmreward.data.dataset import Recording
+
+    create = find_format("folder").create
+    assert create is not None
+    writer = create(Path("few"), fps=10, env_id="noise")
+    for number in range(episodes):
+        pictures = np.random.default_rng(number).integers(0, 256, (31, 32, 32, 3), np.uint8)
+        zeros = np.zeros((31, 2), np.float32)
+        writer.add(Recording({"main": pictures}, zeros, zeros[1:], None, False, True, "noise"))
+    writer.finish()
+    outcome = cli("label", "dataset=few", "encoder=fake", "run_dir=job")
+    assert outcome.code == (2 if judged else 0), outcome
+    assert ("too few episodes to judge" in outcome.out) != judged
+    assert (" to " in outcome.out.split("rise along episodes")[1].splitlines()[0]) == judged
+    if not judged:
+        (result,) = Path("job").glob("labels-*/result.json")
+        card = json.loads(result.read_text())["report_card"]
+        assert (card["is_enough"], card["refusal"], card["rise"][1:]) == (False, None, [None, None])
+
+
+def test_truth_is_there_before_the_dataset_and_goes_with_it(cli, refused, monkeypatch):
+    from vlmreward.data.staging import Staged
+    from vlmreward.errors import StorageError
+
+    seen = []
+
+    def refuse(self: Staged, path: Path | None = None) -> None:
+        seen.append(np.load("c.truth.npz")["policy"].tolist())
+        raise StorageError("can't write c: no room left on the disk; free some room")
+
+    command = ("collect", "env=cartpole", "env.kwargs.width=32", "env.kwargs.height=32", "episodes=2", "out=c")
+    with monkeypatch.context() as patched:
+        patched.setattr(Staged, "commit", refuse)
+        refused(cli(*command), "collect", "no room left")
+    assert seen == [["random", "random"]]
+    assert list(Path(".").iterdir()) == []
+    commit = Staged.commit
+
+    def fail_late(self: Staged, path: Path | None = None) -> None:
+        commit(self, path)
+        raise StorageError("can't write c: the disk is gone")
+
+    monkeypatch.setattr(Staged, "commit", fail_late)
+    refused(cli(*command), "collect", "the disk is gone")
+    assert len(open_dataset("c").episodes) == len(np.load("c.truth.npz")["policy"]) == 2
+
+
+def test_truth_of_others_is_never_replaced(cli, refused, monkeypatch):
+    from vlmreward.cli import collect
+
+    def record(*given: Any) -> None:
+        raise AssertionError("an episode was recorded")
+
+    monkeypatch.setattr(collect, "record_episode", record)
+    Path("c.truth.npz").write_bytes(b"precious")
+    refused(cli(*COLLECT, "out=c"), "collect", "c.truth.npz exists", "move it away")
+    assert [(p.name, p.read_bytes()) for p in Path(".").iterdir()] == [("c.truth.npz", b"precious")]
+
+
+def test_what_collect_calls_success_is_the_last_frame_and_it_says_so(cli):
+    """The tabletop's own success asks that it lasts for half a second: both are said, one is recorded."""
+    touch = ("collect", "env=tabletop", "env.task=touch", "env.kwargs.width=32", "env.kwargs.height=32")
+    outcome = cli(*touch, "episodes=2", "out=t", "policy=[expert,failed]")
+    assert outcome.code == 0, outcome.err
+    with np.load("t.truth.npz") as truth:
+        ends = [truth["success"][truth["episode"] == number][-1] for number in range(2)]
+    assert [float(e.success) for e in open_dataset("t").episodes] == ends
+    assert f"{int(sum(ends))} of them successful in the last frame" in outcome.out
+    assert "last frame" in cli("collect", "--help").out

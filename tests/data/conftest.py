@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from vlmreward.data.dataset import Episode, Recording
+from vlmreward.data.dataset import Episode, EpisodeDataset, Recording, Undecodable
 from vlmreward.data.labels import EpisodeLabels, Provenance
 
 LENGTHS = (40, 3, 12)
@@ -71,9 +72,34 @@ def hashes(root: Path) -> dict[str, str]:
     return {p.relative_to(root.parent).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def check_starts(dataset: EpisodeDataset) -> int:
+    """Check that frames from any one on are the end of all, also where some are lost; returns how many are."""
+    lost = 0
+    for episode in dataset.episodes:
+        for camera in dataset.cameras:
+            whole = list(dataset.frames(episode, camera))
+            lost += sum(isinstance(item, Undecodable) for item in whole)
+            for start in range(episode.frames + 1):
+                stop = episode.frames if start % 5 in (0, episode.frames % 5) else start + 3  # all of it takes its time
+                items = list(islice(dataset.frames(episode, camera, start=start), stop - start + 1))
+                items = items if stop == episode.frames else items[: stop - start]
+                for number, (item, due) in enumerate(zip(items, whole[start:stop], strict=True), start):
+                    if isinstance(item, Undecodable) or isinstance(due, Undecodable):
+                        assert type(item) is type(due), (start, number, item, due)
+                    else:
+                        assert np.array_equal(item, due), (start, number)
+    return lost
+
+
 @pytest.fixture(scope="session")
 def known() -> SimpleNamespace:
     """What this file defines, for tests in folders that are no packages."""
     return SimpleNamespace(
-        LENGTHS=LENGTHS, TASKS=TASKS, KnownLabels=KnownLabels, hashes=hashes, picture=picture, record=record
+        check_starts=check_starts,
+        LENGTHS=LENGTHS,
+        TASKS=TASKS,
+        KnownLabels=KnownLabels,
+        hashes=hashes,
+        picture=picture,
+        record=record,
     )

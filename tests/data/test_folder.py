@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,43 @@ def test_damaged_and_missing_pictures_keep_their_places(tmp_path: Path) -> None:
     (tmp_path / "a/1.png").write_bytes((tmp_path / "a/1.png").read_bytes()[:40])
     (tmp_path / "a/3.png").unlink()
     assert levels(dataset, 0) == [0, -1, 2, -1, 4]
+
+
+def test_looking_for_problems_decompresses_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.stack([grey(t) for t in range(40)])
+    np.savez_compressed(tmp_path / "a.npz", other=np.zeros(3), frames=pictures)
+    np.save(tmp_path / "b.npy", pictures)
+    dataset = FORMAT.open(listed(tmp_path, {"video": {"packed": "a.npz:frames", "plain": "b.npy"}}))
+    read: list[int] = []
+    unpack = zipfile.ZipExtFile.read
+
+    def count(self: zipfile.ZipExtFile, n: int = -1) -> bytes:
+        found = unpack(self, n)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", count)
+    assert dataset.problems() == []
+    assert 0 < sum(read) < 200  # the header, and none of 40 pictures of 4,608 bytes
+    assert len(levels(dataset, 0, "packed")) == 40
+    assert sum(read) > pictures.nbytes
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz:frames"])
+def test_array_of_fewer_pictures_than_it_says_is_a_problem(tmp_path: Path, name: str) -> None:
+    header: Any = {"descr": "|u1", "fortran_order": False, "shape": (5, 32, 48, 3)}
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, header)
+    content.write(np.stack([grey(t) for t in range(5)]).tobytes()[:-1])
+    if name == "a.npy":
+        (tmp_path / name).write_bytes(content.getvalue())
+    else:
+        with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("frames.npy", content.getvalue())
+    dataset = FORMAT.open(listed(tmp_path, {"video": name}))
+    (problem,) = dataset.problems()
+    assert problem.what == f"{name} is cut short: it says that it holds 5 pictures"
+    assert levels(dataset, 0) == [0, 1, 2, 3, -1]
 
 
 @pytest.mark.parametrize(("key", "value"), [("vido", "x"), ("Task", "x")])

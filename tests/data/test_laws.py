@@ -19,7 +19,8 @@ import pytest
 from vlmreward.data import find_format, list_formats, open_dataset
 from vlmreward.data.dataset import EpisodeDataset, EpisodeWriter, Format, Undecodable
 from vlmreward.data.filler import FILLERS
-from vlmreward.errors import ConfigError, DatasetError, VlmRewardError
+from vlmreward.data.label_validity import read_validity
+from vlmreward.errors import ConfigError, DatasetError, UnknownColumnError, VlmRewardError
 
 LOSSY_PSNR = {"lerobot": 28.0}
 """Formats whose writer keeps pictures as video, and how near they come, in dB."""
@@ -203,6 +204,29 @@ def test_labels_are_read_back_and_the_rest_is_unchanged(form: Format, root: Path
     assert form.open(root).problems() == []
 
 
+def test_every_part_of_a_set_of_labels_has_the_validity_of_its_set(form: Format, root: Path, known: Any) -> None:
+    dataset = form.open(root)
+    labels = known.KnownLabels(list(dataset.episodes))
+    form.label(dataset, NAME).write(labels)
+    in_file = {
+        "lerobot": [],
+        "robomimic": ["rewards_vlm", "progress_vlm", "success_vlm"],
+        "minari": ["rewards_vlm", "progress_vlm", "success_vlm"],
+        "folder": ["vlm", "progress_vlm", "success_vlm"],
+    }[form.name]
+    for episode, due in zip(dataset.episodes, labels, strict=True):
+        assert not due.valid.all()
+        for name in (NAME, f"{NAME}_progress", f"{NAME}_success", *in_file):
+            found = read_validity(dataset, episode, name)
+            assert found is not None, name
+            np.testing.assert_array_equal(found, due.valid)
+        recorded = "next.reward" if form.name == "lerobot" else "rewards"
+        assert dataset.column(episode, recorded).shape == (episode.rows,)
+        assert read_validity(dataset, episode, recorded) is None
+        with pytest.raises(UnknownColumnError):
+            dataset.column(episode, "reward_other_progress")
+
+
 def test_labels_are_no_part_of_the_fingerprint(form: Format, root: Path, known: Any) -> None:
     dataset = form.open(root)
     before = [dataset.fingerprint(camera) for camera in dataset.cameras]
@@ -288,6 +312,15 @@ def test_filler_is_followed_or_refused(form: Format, root: Path, known: Any, fil
     below = {"hold": 0.0, "decrease": 1e-3, "empty": np.nan}[meant]
     due[[1, 11]] = due[0] - below, due[10] + 0 * below  # the last row tells of no failure: it holds
     np.testing.assert_allclose(dataset.column(episode, NAME), due, atol=1e-6)
+
+
+def test_no_filler_leaves_the_range_of_progress(form: Format, root: Path, known: Any) -> None:
+    """By hand: row 0 of the last episode has a progress of 0, and row 1 after it is invalid."""
+    dataset = form.open(root)
+    form.label(dataset, NAME, filler="decrease").write(known.KnownLabels(list(dataset.episodes)))
+    found = dataset.column(dataset.episodes[2], f"{NAME}_progress")
+    assert found[:2].tolist() == [0, 0]
+    assert found.max() <= 1
 
 
 def test_undo_restores_everything(form: Format, root: Path, known: Any) -> None:

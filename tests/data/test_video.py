@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 # pyright: reportAttributeAccessIssue=false, reportOptionalOperand=false, reportArgumentType=false
@@ -14,11 +15,11 @@ from vlmreward.errors import DatasetError
 FPS = 10
 
 
-def write(path, count, gop=12, options=None, fps=FPS, times=None, codec="libx264"):
+def write(path, count, gop=12, options=None, fps=FPS, times=None, codec="libx264", of_codec=None):
     """A video whose picture i has the grey 10 + 4 i and noise below, so that each picture takes some bytes."""
     noise = np.random.default_rng(0).integers(0, 255, (24, 64, 3), np.uint8)
     with av.open(str(path), "w", options=options or {}) as container:
-        stream: Any = container.add_stream(codec, rate=fps)
+        stream: Any = container.add_stream(codec, rate=fps, options=of_codec)
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = gop
@@ -59,6 +60,79 @@ def test_span_gives_each_picture_in_its_place(video, start, count):
     assert numbers(items) == list(range(start, start + count))
     assert items[0].dtype == np.uint8
     assert items[0].shape == (64, 64, 3)
+
+
+BACKWARD = {"x264-params": "bframes=3:b-adapt=0:scenecut=0"}
+"""Pictures that lean on later ones, which are stored before them."""
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "of_codec"),
+    [
+        ("v.mp4", "libx264", {}),
+        ("v.mp4", "libx264", BACKWARD),
+        ("v.mp4", "libx264", {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0:b-pyramid=normal"}),
+        ("v.mkv", "libx264", BACKWARD),
+        ("v.ts", "libx264", BACKWARD),
+        ("v.flv", "libx264", BACKWARD),
+        ("v.mp4", "libx265", {"x265-params": "open-gop=1:bframes=3:log-level=none"}),
+        ("v.webm", "libvpx-vp9", {"deadline": "realtime", "auto-alt-ref": "1", "lag-in-frames": "10"}),
+    ],
+)
+def test_pictures_from_any_one_on_are_the_end_of_all(tmp_path, name, codec, of_codec):
+    path = write(tmp_path / name, 40, codec=codec, of_codec=of_codec)
+    begin = probe(path).start_s
+    for fps in (FPS, None):
+        whole = list(decode_span(path, begin + 0.3, begin + 3.8, 35, fps))
+        assert numbers(whole) == list(range(3, 38))
+        for first in range(36):
+            items = list(islice(decode_span(path, begin + 0.3, begin + 3.8, 35, fps, first), 3))
+            np.testing.assert_array_equal(items, whole[first : first + 3])
+        assert numbers(decode_span(path, begin + 0.3, begin + 3.8, 35, fps, 17)) == list(range(20, 38))
+
+
+@pytest.mark.parametrize("fps", [FPS, None])
+def test_pictures_from_any_one_on_have_the_gaps_of_all(tmp_path, fps):
+    path = write(tmp_path / "gap.mkv", 7, gop=3, times=[0.0, 0.1, 0.4, 0.5, 0.6, 0.9, 1.1])
+    whole = numbers(decode_span(path, 0.0, 1.2, 12, fps))
+    assert whole.count(None) == 5
+    for first in range(13):
+        assert numbers(decode_span(path, 0.0, 1.2, 12, fps, first)) == whole[first:]
+
+
+@pytest.mark.parametrize("damage", ["cut", "key picture", "picture"])
+def test_pictures_from_any_one_on_are_lost_where_those_of_all_are(tmp_path, damage):
+    path = write(tmp_path / "v.mp4", 60, gop=10, options={"movflags": "faststart"})
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: int(0.6 * len(content))]
+    else:
+        with av.open(str(path)) as container:
+            packets = [p for p in container.demux(video=0) if p.size]
+            hit = packets[20 if damage == "key picture" else 24]
+            content[hit.pos + 4 : hit.pos + hit.size] = bytes(hit.size - 4)
+    path.write_bytes(content)
+    whole = numbers(decode_span(path, 0, 6, 60, FPS))
+    assert 5 <= whole.count(None) < 40
+    for first in range(0, 61, 3):
+        assert numbers(islice(decode_span(path, 0, 6, 60, FPS, first), 12)) == whole[first : first + 12]
+
+
+def test_no_picture_is_decoded_before_the_key_one_that_the_first_is_built_on(video, monkeypatch):
+    from vlmreward.data import video as module
+
+    decoded = []
+    decode = module._decode
+
+    def counted(*given):
+        for time, picture in decode(*given):
+            decoded.append(time)
+            yield time, picture
+
+    monkeypatch.setattr(module, "_decode", counted)
+    for fps in (FPS, None):
+        assert numbers(decode_span(video, 0.0, 5.0, 50, fps, 40)) == list(range(40, 50))
+    assert decoded == pytest.approx([t / FPS for t in range(36, 50)] * 2)
 
 
 def test_times_half_a_period_off_still_find_their_pictures(video):

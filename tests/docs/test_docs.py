@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from vlmreward import data, encoders
+from vlmreward import encoders
 from vlmreward.agents.catalogue import get_agent
 from vlmreward.cli import COMMANDS, main
 from vlmreward.cli.arguments import parse_arguments
@@ -33,7 +33,7 @@ from vlmreward.cli.compose import compose
 from vlmreward.cli.groups import list_groups, match_option
 from vlmreward.cli.help import command_page, overview
 from vlmreward.data import find_format
-from vlmreward.data.dataset import Recording, Transitions
+from vlmreward.data.dataset import Recording
 from vlmreward.encoders import mini
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.store_folder import StoreMeta
@@ -41,7 +41,6 @@ from vlmreward.errors import VlmRewardError
 from vlmreward.rewards.head import HEAD_FILE, Head, HeadMeta
 from vlmreward.rewards.head_net import HeadSettings, make_net
 from vlmreward.testing.critics import save_random_critic
-from vlmreward.testing.datasets import ArrayEpisode, save_arrays
 
 ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "tests" / "cli" / "fakes"
@@ -212,11 +211,10 @@ def page_of_benchmark(script):
 
 @pytest.fixture(scope="module", autouse=True)
 def fakes():
-    """Register the encoder that needs no weights, as the tests of the command line do, and datasets of arrays."""
+    """Register the encoder that needs no weights, as the tests of the command line do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FAKES))
         patch.setitem(encoders._ENCODERS._targets, "fake", "fake_encoder:FakeEncoder")
-        patch.setitem(data._FORMATS._targets, "arrays", "vlmreward.testing.datasets:FORMAT")
         yield
 
 
@@ -265,20 +263,6 @@ def make_dataset(path):
     writer.finish()
 
 
-def cartpole_episode(seed):
-    """Return an episode of random numbers that has the sizes of cart-pole, and labels."""
-    rng, rows = np.random.default_rng(seed), 10
-
-    def draw(*shape):
-        return rng.random(shape, np.float32)
-
-    labels = {"reward_vlm": draw(rows), "progress_vlm": draw(rows)}
-    columns = labels | {f"{label}_valid": np.ones(rows, np.float32) for label in labels}
-    ends, action = np.arange(rows) == rows - 1, rng.integers(0, 3, (rows, 1)).astype(np.float32)
-    transitions = Transitions(draw(rows + 1, 5), action, draw(rows), ends & False, ends)
-    return ArrayEpisode(transitions, columns, success=True)
-
-
 @pytest.fixture
 def attempt(request, tmp_path, monkeypatch, capsys):
     """Run a command, given as words, in an empty folder; return what it complains of, or None."""
@@ -286,13 +270,11 @@ def attempt(request, tmp_path, monkeypatch, capsys):
 
     def provide(name, literals, settings):
         for path in map(Path, literals.get("dataset", ())):
-            has_labels = any(setting.startswith(("undo=true", "columns=")) for setting in settings)
-            if name == "train":
-                save_arrays(path, [cartpole_episode(seed) for seed in range(4)])
-            elif name in ("inspect", "fit-critic"):
+            labelled = any(setting.startswith(("undo=true", "columns=", "labels=")) for setting in settings)
+            if name in ("inspect", "fit-critic"):
                 make_dataset(path)
             else:
-                shutil.copytree(request.getfixturevalue("tiny_dataset")[has_labels], path)
+                shutil.copytree(request.getfixturevalue("tiny_dataset")[labelled], path)
         for path in literals.get("reward.demos", ()):
             shutil.copytree(request.getfixturevalue("tiny_dataset")[False], path)
         for path in literals.get("runs", ()):

@@ -141,7 +141,7 @@ def test_missing_and_foreign_files_are_refused(tower, tmp_path):
     path.write_bytes(save({"a": np.zeros(1)}, {"format": "other"}))
     with pytest.raises(WeightsError, match="can't be read"):
         Int8Tower.load(path)
-    with pytest.raises(WeightsError, match="was made from encoder other-1, this one is mini-2"):
+    with pytest.raises(WeightsError, match="was made from encoder other-1, this one is mini-"):
         with_int8(make_encoder("mini", device="cpu", runtime="torch"), replace(tower, encoder="other-1"))  # type: ignore[arg-type]
 
 

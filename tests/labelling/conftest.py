@@ -36,9 +36,9 @@ class MemoryDataset:
         seed = (0, frame // 7) if frame % 7 == 0 else (1 + episode, frame)
         return np.random.default_rng(seed).integers(0, 256, (self.side, self.side, 3), np.uint8)
 
-    def frames(self, index: int) -> Iterator[Frame | Undecodable]:
+    def frames(self, index: int, start: int = 0) -> Iterator[Frame | Undecodable]:
         """Yield the frames of an episode."""
-        for frame in range(self.episodes[index].frames):
+        for frame in range(start, self.episodes[index].frames):
             with self._lock:
                 self.decoded += 1
             yield Undecodable("broken") if (index, frame) in self.bad else self.picture(index, frame)
@@ -72,7 +72,7 @@ def build_job(
     encoder = encoder or BatchSensitiveEncoder()
     store = open_cached(encoder, path / "embeddings").store
     folder = WorkFolder(path, "layout", run)
-    folder.remove_temporary()
+    folder.begin()
     engine = LocalEngine(dataset.frames, encoder, lambda keys: store.find(keys) >= 0, batch_size, threads)
     labeller = Labeller(make_plan(dataset.episodes), folder, store, engine, dataset.frames)
     scorer = LabelScorer(lambda goal: reward or LinearReward(encoder.dim), ["goal"] * len(dataset.episodes))

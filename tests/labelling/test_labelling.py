@@ -189,7 +189,7 @@ def test_what_a_reader_or_an_encoder_raises_comes_out_and_threads_end(memory_dat
         make_job(memory_dataset(LENGTHS), tmp_path / "a", ProjectionEncoder(fail_at=3), threads=2)[2]()
     dataset = memory_dataset(LENGTHS)
 
-    def fail(index: int):
+    def fail(index: int, start: int):
         raise OSError("no such disk")
 
     dataset.frames = fail

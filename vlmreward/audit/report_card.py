@@ -21,6 +21,8 @@ END_SHARE = 0.1
 """The last tenth of an episode is what its outcome is judged by."""
 LEAST_OF_EACH = 3
 """Successes and failures below which no separation is computed."""
+LEAST_EPISODES = 5
+"""Episodes below which there is no interval: drawn from one alone, all samples are alike, and from few nearly so."""
 
 Array = npt.NDArray[np.float64]
 
@@ -42,15 +44,20 @@ class ScoredEpisode:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95 % interval; NaN where it can't be computed."""
+    """A value with its 95 % interval; NaN where it can't be computed, or for an interval of too few episodes."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """Return ``.71 (.60 to .80)``."""
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        """Return ``.71 (.60 to .80)``, or ``.71`` where there is no interval."""
+        return f"{self.value:.2f}" + (f" ({self.low:.2f} to {self.high:.2f})" if self.has_interval else "")
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there were enough episodes for an interval."""
+        return bool(np.isfinite([self.low, self.high]).all())
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,11 @@ class ReportCard:
     spread: float
 
     @property
+    def is_enough(self) -> bool:
+        """Whether the sample has enough episodes to judge labels by."""
+        return self.separation is not None or self.rise.has_interval
+
+    @property
     def refusal(self) -> str | None:
         """Why labels like these should not be written, with the figure; None where nothing speaks against it."""
         if not self.spread > 1e-6:
@@ -93,7 +105,7 @@ class ReportCard:
                     f"0.5, episodes' lengths have {self.separation_by_length}"
                 )
             return None
-        if not self.rise.low > 0:
+        if self.is_enough and not self.rise.low > 0:
             return f"rewards don't rise along episodes: mean rank correlation with time {self.rise}, chance is 0"
         return None
 
@@ -108,6 +120,7 @@ class ReportCard:
         return {
             "episodes": self.episodes,
             "successes": self.successes,
+            "is_enough": self.is_enough,
             **{
                 name: plain(getattr(self, name))
                 for name in (
@@ -177,10 +190,11 @@ def _end(reward: npt.NDArray[np.floating]) -> float:
 
 
 def _mean(values: Array, draws: npt.NDArray[np.int64]) -> Figure:
+    among = int(np.isfinite(values).sum())
+    if among < LEAST_EPISODES:
+        return Figure(float(np.nanmean(values)) if among else float("nan"), float("nan"), float("nan"))
     drawn = values[draws]
     known = np.isfinite(drawn)
-    if not np.isfinite(values).any():
-        return Figure(*[float("nan")] * 3)
     means = np.where(known, drawn, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     low, high = np.quantile(means[known.any(axis=1)], (0.025, 0.975))
     return Figure(float(np.nanmean(values)), float(low), float(high))

@@ -13,7 +13,7 @@ import yaml
 
 from vlmreward.cli.arguments import parse_arguments
 from vlmreward.cli.compose import compose, refuse_words
-from vlmreward.errors import ConfigError
+from vlmreward.errors import ConfigError, DatasetError
 from vlmreward.registry import suggest
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def collect(options: dict[str, Any], settings: EnvSettings, instruction: str) ->
     from vlmreward.cli.run_folder import slug
     from vlmreward.cli.values import flag, whole
     from vlmreward.data import find_format
+    from vlmreward.data.staging import is_taken
 
     episodes, seed = whole("episodes", options["episodes"], 1), whole("seed", options["seed"], 0)
     tell = flag("success", options["success"])
@@ -112,6 +113,9 @@ def collect(options: dict[str, Any], settings: EnvSettings, instruction: str) ->
         policies = {actor: make_policy(actor, env, settings, options) for actor in dict.fromkeys(actors)}
         fps = float(env.metadata.get("render_fps", 30))  # of what is seen, however long actions are held
         writer = format.create(out, fps=fps, env_id=settings.id)
+        path = out.with_name(f"{out.name}.truth.npz")
+        if path.exists():
+            raise DatasetError(f"{path} exists: move it away, or give another place for the new dataset")
         truths: list[Truth] = []
         with Progress("collecting", episodes, unit="episodes") as progress:
             for number in range(episodes):
@@ -123,12 +127,17 @@ def collect(options: dict[str, Any], settings: EnvSettings, instruction: str) ->
                 writer.add(recording)
                 truths.append(truth)
                 progress.update(number + 1)
-        writer.finish()
+        write_truth(path, truths, [actors[number % len(actors)].words for number in range(episodes)])
+        try:
+            writer.finish()  # last: whatever kills this, no dataset is left without its truth
+        except BaseException:
+            if not is_taken(out):  # what failed may be what comes after the dataset has its name
+                path.unlink(missing_ok=True)
+            raise
     finally:
         env.close()
-    path = write_truth(out, truths, [actors[number % len(actors)].words for number in range(episodes)])
     good = sum(bool(truth.success[-1] == 1) for truth in truths)
-    print(f"{episodes} episodes, {good} of them successful: {out}\ntruth:   {path}")
+    print(f"{episodes} episodes, {good} of them successful in the last frame: {out}\ntruth:   {path}")
     return 0
 
 
@@ -230,17 +239,14 @@ def record_episode(
     return recording, Truth(progress, success)
 
 
-def write_truth(out: Path, truths: Sequence[Truth], actors: Sequence[str]) -> Path:
+def write_truth(path: Path, truths: Sequence[Truth], actors: Sequence[str]) -> None:
     """Write what is true of every frame beside a dataset, where no reader looks.
 
     Args:
-        out: The dataset.
+        path: ``<dataset>.truth.npz``. It gets ``episode``, ``frame`` int64, ``progress``, ``success`` float64 (NaN:
+            nobody knows), each of shape (N,), and ``policy``, a text for each episode.
         truths: Of each episode.
         actors: Who acted in each.
-
-    Returns:
-        The path, ``<out>.truth.npz``: ``episode``, ``frame`` int64, ``progress``, ``success`` float64 (NaN: nobody
-        knows), each of shape (N,), and ``policy``, a text for each episode.
     """
     import io
 
@@ -256,9 +262,7 @@ def write_truth(out: Path, truths: Sequence[Truth], actors: Sequence[str]) -> Pa
         success=np.concatenate([truth.success for truth in truths]),
         policy=np.array(actors),
     )
-    path = out.with_name(f"{out.name}.truth.npz")
     write_bytes(path, content.getvalue())
-    return path
 
 
 def _flat(obs: Any) -> np.ndarray:

@@ -63,10 +63,12 @@ def embed_dataset(
     layout = layout_key(dataset, camera)
     path = job_folder(options, dataset.root, layout)
     store = open_cached(encoder, options["cache"] or path / "embeddings", options["cache_dtype"]).store
+    plan = make_plan(dataset.episodes)
     engine: Engine
     if options.get("engine") == "ray":
         actors = ActorSettings(
             str(dataset.root.absolute()),
+            plan.lengths_key,
             camera,
             encoder_config,
             encoder.id,
@@ -77,10 +79,10 @@ def embed_dataset(
         engine = RayEngine(actors, **options["ray"])
     else:
         engine = LocalEngine(
-            lambda index: dataset.frames(dataset.episodes[index], camera),
+            lambda index, start: dataset.frames(dataset.episodes[index], camera, start),
             encoder,
             lambda keys: store.find(keys) >= 0,
             options["encode_batch"],
             options["decode_threads"],
         )
-    return EmbeddedDataset(dataset, camera, layout, path, make_plan(dataset.episodes), store, engine)
+    return EmbeddedDataset(dataset, camera, layout, path, plan, store, engine)

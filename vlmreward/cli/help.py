@@ -96,6 +96,8 @@ examples:
   vlmreward collect env=cartpole run=runs/<name> policy=[agent,agent@0.3,random] format=robomimic
 
 name@0.3 takes a random action three times in ten; policies take turns, an episode each.
+
+An episode is recorded as successful where its last frame shows success, however shortly; evaluate asks that it lasts.
 """,
     "label": """\
 Write the reward of every recorded frame into a dataset, in the place where training code looks for it: LeRobot,

@@ -152,17 +152,21 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     job = embed_dataset(dataset, options, encoder, settings.encoder)
     described = {key: getattr(encoder, key, None) for key in ("id", "precision", "runtime")}
     what = [job.layout, described, options["cache_dtype"], options["encode_batch"], settings.reward, settings.goal]
-    what += [settings.baseline, goals, __version__, [options["sample"], options["seed"]]]
+    what += [settings.baseline, goals, __version__]
     run = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
     folder = WorkFolder(job.path, job.layout, run)
-    folder.remove_temporary()
+    folder.begin()
     scorer, control = make_scorers(settings, encoder, goals)
     name = " ".join(str(value) for value in described.values() if value)
     provenance = Provenance(
         run, name, encoder.licence, settings.reward, " / ".join(settings.goal), job.camera, str(__version__)
     )
     labeller = Labeller(
-        job.plan, folder, job.store, job.engine, lambda index: dataset.frames(dataset.episodes[index], job.camera)
+        job.plan,
+        folder,
+        job.store,
+        job.engine,
+        lambda index, start: dataset.frames(dataset.episodes[index], job.camera, start),
     )
     return Job(dataset, job.plan, folder, labeller, scorer, control, provenance)
 
@@ -230,10 +234,6 @@ def judge_sample(job: Job, episodes: Sequence[int], seed: int) -> ReportCard:
     """Return the report card of whole episodes."""
     from vlmreward.audit.report_card import ScoredEpisode, report_card
 
-    if not episodes:
-        raise DatasetError(
-            f"no whole episode is in the sample: give more than sample={job.plan.frames[0]} frames, as an episode has"
-        )
     return report_card(
         [
             ScoredEpisode(
@@ -249,9 +249,12 @@ def judge_sample(job: Job, episodes: Sequence[int], seed: int) -> ReportCard:
 
 def describe_card(card: ReportCard) -> list[str]:
     """Return a report card as lines of text."""
+    from vlmreward.audit.report_card import LEAST_EPISODES
+
     outcomes = "" if card.successes is None else f", {card.successes} of them successful"
+    intervals = " (95 % intervals over episodes)" if card.is_enough else ""
     lines = [
-        f"report card of {card.episodes} episodes{outcomes} (95 % intervals over episodes)",
+        f"report card of {card.episodes} episodes{outcomes}{intervals}",
         f"  rewards rise along episodes  {card.rise}   time itself 1, a constant 0",
         f"  for another instruction      {card.rise_of_control}   beyond it {card.rise_beyond_control}",
     ]
@@ -260,6 +263,10 @@ def describe_card(card: ReportCard) -> list[str]:
             f"  successes end higher         {card.separation}   a constant 0.5",
             f"  for another instruction      {card.separation_of_control}   lengths alone {card.separation_by_length}",
         ]
+    if not card.is_enough:
+        lines.append(
+            f"  too few episodes to judge: at least {LEAST_EPISODES} are needed; labels are not refused for this"
+        )
     return lines
 
 
@@ -300,6 +307,7 @@ def _write_result(
         "command": "label",
         "dataset": str(job.dataset.root),
         "format": job.dataset.format,
+        "layout": job.folder.layout,
         "provenance": asdict(job.provenance),
         "report_card": card.to_json(),
         **describe_judge(job.scorer.model),

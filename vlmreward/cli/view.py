@@ -46,24 +46,28 @@ def main(argv: Sequence[str]) -> int:
     dataset = open_dataset(options["dataset"])
     camera = choose_camera(options["camera"], dataset.cameras)
     episodes = choose_episodes(options["episode"], dataset.episodes)
-    columns = choose_columns(options["columns"], dataset.features)
+    columns = {episode.index: choose_columns(dataset, options["columns"], episode) for episode in episodes}
     runs = open_runs(dataset, options["runs"])
     out = _page(options["out"], dataset, camera, episodes)
     check_writable(out)
-    if not runs and not columns:
+    drawn = {name for names in columns.values() for name in names}
+    if not runs and not drawn:
         print("note: no labels were found (vlmreward label makes them): the page shows the film alone", file=sys.stderr)
     shown = [
         ShownEpisode(
             title=_title(episode),
             task=episode.instruction,
             pictures=_pictures(dataset, episode, camera),
-            curves=[*curves_of_runs(runs, camera, episode), *curves_of_columns(dataset, columns, episode)],
+            curves=[
+                *curves_of_runs(runs, camera, episode),
+                *curves_of_columns(dataset, columns[episode.index], episode),
+            ],
         )
         for episode in episodes
     ]
     fps = options["fps"] or dataset.fps or USUAL_FPS
     size = write_viewer(out, f"{dataset.root.name}, camera {camera}", shown, fps, options["size"])
-    labels = f"{len(runs)} labelling runs, {len(columns)} columns"
+    labels = f"{len(runs)} labelling runs, {len(drawn)} columns"
     print(f"{len(episodes)} episodes, {labels}, {size / 1e6:.1f} MB")
     print(f"page: {out}")
     return 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmreward.errors import ConfigError
+from vlmreward.data.label_names import label_stem
+from vlmreward.data.label_validity import read_validity
+from vlmreward.errors import ConfigError, UnknownColumnError
 from vlmreward.registry import suggest
 from vlmreward.video.viewer import KINDS, Curve, Kind
 
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from vlmreward.labelling.stored_labels import StoredLabels
     from vlmreward.types import FloatArray
 
-LABEL = "reward_vlm"
-"""What ``vlmreward label`` calls its column unless it is told otherwise."""
+USUAL = ("reward_vlm", "reward_vlm_success", "reward_vlm_progress")
+"""What ``vlmreward label`` calls its columns unless it is told otherwise; understood by every format."""
 
 
 def open_runs(dataset: EpisodeDataset, asked: Sequence[str]) -> list[StoredLabels]:
@@ -50,25 +52,29 @@ def open_runs(dataset: EpisodeDataset, asked: Sequence[str]) -> list[StoredLabel
             if not folder.is_dir():
                 raise ConfigError(f"runs={given} is no folder: give runs/labels/<job>, or a labels-<run> in it")
             found += list_runs(folder) or [folder]
-    return [open_labels(run, dataset.episodes) for run in dict.fromkeys(found)]
+    return [open_labels(run, dataset) for run in dict.fromkeys(found)]
 
 
-def choose_columns(asked: Any, features: Mapping[str, str]) -> list[str]:
-    """Return the columns of the dataset that are drawn.
+def choose_columns(dataset: EpisodeDataset, asked: Any, episode: Episode) -> list[str]:
+    """Return the columns of the dataset that are drawn of an episode.
 
     Args:
-        asked: Names as given, or None for those that ``vlmreward label`` writes.
-        features: Of the dataset.
+        dataset: Opened for reading.
+        asked: Names as given, or None for those that ``vlmreward label`` writes, as far as they hold anything.
+        episode: Whose.
 
     Raises:
-        ConfigError: There is no such column.
+        ConfigError: The episode has no such column.
+        DatasetError: One is there and can't be read.
     """
     if asked is None:
-        return [name for name in (LABEL, *(f"{LABEL}_{kind}" for kind in KINDS[1:])) if name in features]
+        return [name for name in USUAL if _holds_anything(dataset, episode, name)]
     names = [str(name) for name in asked] if isinstance(asked, list) else [str(asked)]
     for name in names:
-        if name not in features:
-            raise ConfigError(f"the dataset has no column {name!r}: {suggest(name, features)}")
+        if _find(dataset, episode, name) is None:
+            usual = {one for one in USUAL if _find(dataset, episode, one) is not None}
+            others = {*usual, *dataset.features} - {name}  # features are of the first episode: another may lack one
+            raise ConfigError(f"episode {episode.index} has no column {name!r}: {suggest(name, others)}")
     return list(dict.fromkeys(names))
 
 
@@ -107,27 +113,53 @@ def curves_of_runs(runs: Sequence[StoredLabels], camera: str, episode: Episode) 
 def curves_of_columns(dataset: EpisodeDataset, columns: Sequence[str], episode: Episode) -> list[Curve]:
     """Return the curves of columns: row t is about frame t + 1, so the first frame has no value.
 
+    A row without a label has no value, nor has one of the success and progress that belong to it.
+
     Raises:
         DatasetError: A column can't be read.
     """
     curves = []
     for name in columns:
-        values = dataset.column(episode, name).astype(np.float32)
-        if f"{name}_valid" in dataset.features:
-            values = np.where(dataset.column(episode, f"{name}_valid") > 0, values, np.float32(np.nan))
+        values, valid = dataset.column(episode, name).astype(np.float32), read_validity(dataset, episode, name)
+        if valid is not None:
+            values = np.where(valid, values, np.float32(np.nan))
         of_frames = np.full(episode.frames, np.nan, np.float32)
         of_frames[1:] = values[: episode.frames - 1]
-        kind: Kind = "reward"
-        for one in KINDS:
-            kind = one if name.endswith(one) else kind
-        source = f"column {_stem(name, kind)}"
-        curves.append(Curve(source, kind, of_frames, about=f"column {name}: {dataset.features[name]}"))
+        said = f": {dataset.features[name]}" if name in dataset.features else ""
+        curves.append(Curve(f"column {_set(name, columns)}", _kind(name), of_frames, about=f"column {name}{said}"))
     return curves
 
 
-def _stem(name: str, kind: Kind) -> str:
-    """Return the name that the columns of one labelling share."""
-    return name.removesuffix(f"_{kind}") if kind != "reward" else name
+def _find(dataset: EpisodeDataset, episode: Episode, name: str) -> FloatArray | None:
+    """Return a column; None where there is none."""
+    try:
+        return dataset.column(episode, name)
+    except UnknownColumnError:
+        return None
+
+
+def _holds_anything(dataset: EpisodeDataset, episode: Episode, name: str) -> bool:
+    values = _find(dataset, episode, name)  # a folder's labels have a place for success that may be empty throughout
+    return values is not None and (_kind(name) == "reward" or bool(np.isfinite(values).any()))
+
+
+def _kind(name: str) -> Kind:
+    """Return the plot that a column belongs to, by either end of its name."""
+    for kind in KINDS[1:]:
+        if name.endswith(kind) or name.startswith(f"{kind}_"):
+            return kind
+    return "reward"
+
+
+def _set(name: str, columns: Sequence[str]) -> str:
+    """Return the name that the columns of one labelling share: that of its reward, where it is among the columns."""
+    kind = _kind(name)
+    if kind == "reward":
+        return name
+    labels = name.removeprefix(f"{kind}_")
+    if labels == name:
+        return name.removesuffix(f"_{kind}")
+    return next((one for one in columns if _kind(one) == "reward" and label_stem(one) == labels), labels)
 
 
 def _describe(run: Provenance) -> str:

@@ -134,11 +134,18 @@ class EpisodeDataset(Protocol):
         """See above."""
         ...
 
-    def frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
-        """Decode the pictures of an episode, in time order, as they are asked for.
+    def frames(self, episode: Episode, camera: str, start: int = 0) -> Iterator[Frame | Undecodable]:
+        """Decode the pictures of an episode from frame ``start`` on, in time order, as they are asked for.
 
-        Memory does not grow with the episode. Exactly ``episode.frames`` items come, whatever the file holds: what is
-        missing or damaged is :class:`Undecodable`, and the others keep their places.
+        Memory does not grow with the episode. Exactly ``episode.frames - start`` items come, whatever the file holds:
+        what is missing or damaged is :class:`Undecodable`, and the others keep their places. Earlier pictures are not
+        decoded, but for those that picture ``start`` of a video is built on; a compressed array is decompressed from
+        its beginning.
+
+        Args:
+            episode: Whose.
+            camera: Which of ``cameras``.
+            start: The first frame to give, 0 to ``episode.frames``.
         """
         ...
 
@@ -154,7 +161,8 @@ class EpisodeDataset(Protocol):
         """Read a numeric column of rows, e.g. a label that was written, float32, shape (T,).
 
         Raises:
-            DatasetError: There is no such column.
+            UnknownColumnError: There is no such column.
+            DatasetError: It can't be read, or is no number a row.
         """
         ...
 
@@ -204,7 +212,8 @@ class Recording:
 class EpisodeWriter(Protocol):
     """Writes a new dataset, episode by episode; nothing can be read as a whole dataset before ``finish``.
 
-    Constructed as ``Writer(root, fps=..., env_id=..., robot=...)``; refuses a root that exists and isn't empty.
+    Constructed as ``Writer(root, fps=..., env_id=..., robot=...)``; refuses a root that exists and isn't empty, and
+    begins anew where another one was killed.
     """
 
     def add(self, recording: Recording) -> None:

@@ -21,6 +21,9 @@ FILLERS = (AUTO, "hold", "decrease", "empty", "drop")
 STEP = 1e-3
 """How much lower each row of a run of invalid ones is with ``decrease``."""
 
+LOWEST = {"success": 0.0, "progress": 0.0}
+"""What the parts of labels that have a lower bound never go below."""
+
 
 def choose_filler(asked: str, known: Sequence[str], where: str) -> str:
     """Return the filler to use.
@@ -40,7 +43,7 @@ def choose_filler(asked: str, known: Sequence[str], where: str) -> str:
     return known[0] if asked == AUTO else asked
 
 
-def fill(values: npt.NDArray[np.float32], valid: BoolArray, filler: str) -> npt.NDArray[np.float32]:
+def fill(values: npt.NDArray[np.float32], valid: BoolArray, filler: str, part: str) -> npt.NDArray[np.float32]:
     """Return values without a NaN, float32, shape (T,).
 
     Before the first valid row stands 0. The last row of an episode, which may have no successor, holds the last valid
@@ -51,6 +54,7 @@ def fill(values: npt.NDArray[np.float32], valid: BoolArray, filler: str) -> npt.
         valid: bool, shape (T,).
         filler: ``"decrease"`` goes down from the last valid value by :data:`STEP` a row; every other one repeats it:
             whoever writes leaves rows or values out.
+        part: ``"reward"``, ``"success"`` or ``"progress"``; the last two stay in [0, 1].
     """
     rows = np.arange(len(values))
     last = np.maximum.accumulate(np.where(valid, rows, -1))
@@ -59,4 +63,4 @@ def fill(values: npt.NDArray[np.float32], valid: BoolArray, filler: str) -> npt.
         return held
     since = rows - last
     since[-1] = 0
-    return (held - np.float32(STEP) * since).astype(np.float32)
+    return np.maximum(held - np.float32(STEP) * since, LOWEST.get(part, -np.inf)).astype(np.float32)

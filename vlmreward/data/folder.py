@@ -82,13 +82,14 @@ class FolderDataset:
         shown |= self._entries[0].arrays
         self.features: Mapping[str, str] = shown
 
-    def frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
+    def frames(self, episode: Episode, camera: str, start: int = 0) -> Iterator[Frame | Undecodable]:
         """Decode the pictures of an episode; see :meth:`vlmreward.data.dataset.EpisodeDataset.frames`."""
         self._check_camera(camera)
         source = self._sources[episode.index].get(camera)
         if source is None:
-            return iter([Undecodable(f"episode {episode.name!r} has no camera {camera!r}")] * episode.frames)
-        return source.frames(episode.frames)
+            lost = Undecodable(f"episode {episode.name!r} has no camera {camera!r}")
+            return iter([lost] * (episode.frames - start))
+        return source.frames(episode.frames, start)
 
     def transitions(self, episode: Episode) -> Transitions:
         """Read everything but pictures; see :meth:`vlmreward.data.dataset.EpisodeDataset.transitions`."""
@@ -117,7 +118,8 @@ class FolderDataset:
                 label is invalid.
 
         Raises:
-            DatasetError: There is no such column, or it is damaged.
+            UnknownColumnError: There is no such column.
+            DatasetError: It is damaged.
         """
         if name == "rewards" and (file := self._entries[episode.index].arrays.get("rewards")):
             return read_numbers(self.folder, file, episode.rows)[:, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import numpy as np
 from vlmreward.atomic import atomic_path, check_writable
 from vlmreward.data.dataset import Episode
 from vlmreward.data.filler import AUTO, choose_filler, fill
-from vlmreward.data.label_names import label_stem, name_labels
+from vlmreward.data.label_names import label_parts, label_stem, name_labels
 from vlmreward.data.labels import Change, EpisodeLabels, Labels, Provenance, is_of_run
 from vlmreward.data.paths import one_line
-from vlmreward.errors import DatasetError, NonFiniteError
+from vlmreward.errors import DatasetError, NonFiniteError, UnknownColumnError
 from vlmreward.optional import require_package
 from vlmreward.types import FloatArray
 
@@ -131,12 +131,15 @@ def read_label(folder: Path, episode: Episode, column: str) -> FloatArray:
         float32, shape (T,); NaN where it is empty.
 
     Raises:
-        DatasetError: There are none, or they are damaged.
+        UnknownColumnError: There are none.
+        DatasetError: They are damaged.
     """
-    known = [(labels_path(folder, name), part) for name, part in _meanings(column)]
+    known = [(labels_path(folder, name), part) for name, part in label_parts(column)]
     path, part = next((found for found in known if found[0].is_file()), (None, ""))
     if path is None:
-        raise DatasetError(f"there is no labels_{label_stem(column)}.parquet beside the episodes: label them first")
+        raise UnknownColumnError(
+            f"there is no labels_{label_stem(column)}.parquet beside the episodes: label them first"
+        )
     pa, parquet = require_package("pyarrow", "data"), require_package("pyarrow.parquet", "data")
     try:
         wanted = [("episode_index", "=", episode.index)]
@@ -148,15 +151,6 @@ def read_label(folder: Path, episode: Episode, column: str) -> FloatArray:
     if not np.array_equal(rows, np.arange(episode.rows)):
         raise DatasetError(f"{path.name} has {len(rows)} rows of episode {episode.name!r}, {episode.rows} expected")
     return np.asarray(values, dtype=np.float32)
-
-
-def _meanings(column: str) -> Iterator[tuple[str, str]]:
-    """Yield which labels a name of a column can mean, and which of their columns."""
-    yield column, "reward"
-    for part in ("success", "progress", "valid"):
-        for bare in (column.removeprefix(f"{part}_"), column.removesuffix(f"_{part}")):
-            if bare != column:
-                yield bare, part
 
 
 def _schema(pa: Any) -> Any:
@@ -201,7 +195,7 @@ def _columns(episode: Episode, labels: EpisodeLabels, about: Provenance, first: 
         if filler == "empty":
             columns[name] = [float(v) if ok else None for v, ok in zip(values, valid, strict=True)]
         else:
-            columns[name] = fill(values, valid, filler)
+            columns[name] = fill(values, valid, filler, name)
     return columns | {
         "valid": valid,
         "reason": [labels.reasons.get(i) for i in range(rows)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import zipfile
 import zlib
@@ -27,6 +28,7 @@ _FAULTS = (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplemented
 _MAX_VALUES = 1 << 30
 _MAX_PICTURE_BYTES = 256 << 20
 _FOR_EVER_S = 1e9
+_CUT_SHORT = "is cut short: it says that it holds"
 
 
 class Source(Protocol):
@@ -42,8 +44,8 @@ class Source(Protocol):
     count: int
     fps: float | None
 
-    def frames(self, count: int) -> Iterator[Frame | Undecodable]:
-        """Decode exactly ``count`` pictures."""
+    def frames(self, count: int, start: int = 0) -> Iterator[Frame | Undecodable]:
+        """Decode pictures number ``start`` to ``count``, exactly ``count - start``."""
         ...
 
     def stamp(self, folder: Path) -> Sequence[object]:
@@ -83,9 +85,9 @@ class _Video:
         self._path, self._info = path, info
         self.kind, self.count, self.fps = f"{info.codec} video {info.height}x{info.width}", info.frames, info.fps
 
-    def frames(self, count: int) -> Iterator[Frame | Undecodable]:
-        start = self._info.start_s
-        return decode_span(self._path, start, start + _FOR_EVER_S, count, None)
+    def frames(self, count: int, start: int = 0) -> Iterator[Frame | Undecodable]:
+        begin = self._info.start_s
+        return decode_span(self._path, begin, begin + _FOR_EVER_S, count, None, start)
 
     def stamp(self, folder: Path) -> Sequence[object]:
         return [_stamp(self._path, folder)]
@@ -110,8 +112,8 @@ class _PictureFolder:
         self._files = sorted(names, key=place)
         self.kind, self.count = "folder of pictures", len(self._files)
 
-    def frames(self, count: int) -> Iterator[Frame | Undecodable]:
-        for i in range(count):
+    def frames(self, count: int, start: int = 0) -> Iterator[Frame | Undecodable]:
+        for i in range(start, count):
             yield self._frame(i)
 
     def stamp(self, folder: Path) -> Sequence[object]:
@@ -150,31 +152,38 @@ class _Array:
             raise DatasetError(f"{array.name} says its pictures are {shape[2]}x{shape[1]}: is it damaged?")
         self._name, self.kind, self.count = array.name, f"uint8 {shape[1:]}", shape[0]
 
-    def frames(self, count: int) -> Iterator[Frame | Undecodable]:
-        given, reason = 0, f"{self._name} holds {self.count} pictures"
+    def frames(self, count: int, start: int = 0) -> Iterator[Frame | Undecodable]:
+        due, reason = start, f"{self._name} holds {self.count} pictures"
         try:
             with open_array(self._path, self._key) as array:
                 size = math.prod(array.shape[1:])
-                while given < min(count, self.count):
+                if self._path.suffix == ".npy":
+                    array.stream.seek(start * size, os.SEEK_CUR)
+                else:  # piece by piece, as if they were given: damage of an archive shows in the same picture then
+                    for _ in range(start):
+                        array.stream.read(size)
+                while due < min(count, self.count):
                     raw = array.stream.read(size)
                     if len(raw) != size:
-                        reason = f"{self._name} ends in picture {given}"
+                        reason = f"{self._name} {_CUT_SHORT} {self.count} pictures"
                         break
-                    given += 1
+                    due += 1
                     yield np.frombuffer(bytearray(raw), np.uint8).reshape(array.shape[1:])
         except DatasetError as e:
             reason = str(e)
         except _FAULTS as e:
             reason = f"{self._name} can't be read: {one_line(e)}"
-        for _ in range(given, count):
+        for _ in range(due, count):
             yield Undecodable(reason)
 
     def stamp(self, folder: Path) -> Sequence[object]:
         return [_stamp(self._path, folder), self._key]
 
     def check(self, count: int) -> str | None:
-        damage = next((item.reason for item in self.frames(self.count) if isinstance(item, Undecodable)), None)
-        return damage or _miscount(self.count, count)
+        with open_array(self._path, self._key) as array:
+            if array.room < math.prod(array.shape):
+                return f"{self._name} {_CUT_SHORT} {self.count} pictures"
+        return _miscount(self.count, count)
 
 
 @dataclass(frozen=True)
@@ -186,12 +195,14 @@ class OpenArray:
         stream: Stands at the first value.
         shape: Its shape.
         dtype: Of its values; never objects.
+        room: Bytes that there are for its values, by the size of the file or by the archive's list of contents.
     """
 
     name: str
     stream: IO[bytes]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    room: int
 
 
 @contextlib.contextmanager
@@ -211,6 +222,7 @@ def open_array(path: Path, key: str) -> Iterator[OpenArray]:
     with contextlib.ExitStack() as stack:
         try:
             stream: IO[bytes] = stack.enter_context(path.open("rb"))
+            size = path.stat().st_size
             if path.suffix == ".npz":
                 archive = stack.enter_context(zipfile.ZipFile(stream))
                 members = archive.namelist()
@@ -220,12 +232,13 @@ def open_array(path: Path, key: str) -> Iterator[OpenArray]:
                 if member not in members:
                     known = ", ".join(m.removesuffix(".npy") for m in members[:9])
                     raise DatasetError(f"{name} is not in the file: it holds {known or 'nothing'}")
-                stream = stack.enter_context(archive.open(member))
+                stream, size = stack.enter_context(archive.open(member)), archive.getinfo(member).file_size
             version = npy.read_magic(stream)
             read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
             if read_header is None:
                 raise DatasetError(f"{name} is of version {version} of NumPy's format: save it again")
             shape, in_columns, dtype = read_header(stream)
+            room = size - stream.tell()
         except DatasetError:
             raise
         except _FAULTS as e:
@@ -234,7 +247,7 @@ def open_array(path: Path, key: str) -> Iterator[OpenArray]:
             raise DatasetError(f"{name} holds Python objects (dtype object), which are never unpickled: save numbers")
         if in_columns and len(shape) > 1:
             raise DatasetError(f"{name} is stored in Fortran order: save numpy.ascontiguousarray(...) of it")
-        yield OpenArray(name, stream, shape, dtype)
+        yield OpenArray(name, stream, shape, dtype, room)
 
 
 def read_numbers(folder: Path, name: str, rows: int | None) -> FloatArray:

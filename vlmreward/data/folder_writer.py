@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
-import weakref
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from numpy.lib import format as npy
 
 from vlmreward.atomic import storage_errors
 from vlmreward.data.dataset import Recording
-from vlmreward.data.hdf5_writer import check_empty, remove_quietly
-from vlmreward.data.recording import Shapes, check_pictures, check_recording
+from vlmreward.data.recording import Shapes, check_fps, check_pictures, check_recording
+from vlmreward.data.staging import Staged
 from vlmreward.errors import ConfigError
 
 
@@ -33,13 +31,10 @@ class FolderWriter:
     """
 
     def __init__(self, root: Path, *, fps: float, env_id: str = "", robot: str = "") -> None:
-        if not 0 < fps <= 1e6:
-            raise ConfigError(f"fps must be a number above 0, got {fps!r}")
+        check_fps(fps)
         self._root = Path(root).expanduser().absolute()
-        check_empty(self._root)
         self._fps, self._about = fps, {k: v for k, v in {"env_id": env_id, "robot": robot}.items() if v}
-        self._temporary = make_beside(self._root)
-        self._cleanup = weakref.finalize(self, remove_quietly, self._temporary)
+        self._staged = Staged(self._root)
         self._shapes: Shapes | None = None
         self._sizes: dict[str, tuple[int, int]] = {}
         self._lines: list[str] = []
@@ -51,7 +46,7 @@ class FolderWriter:
             ConfigError: Its shapes differ from those of the first one, or it has no rows.
             StorageError: The disk is full.
         """
-        if not self._temporary.exists():
+        if not self._staged.is_open:
             raise ConfigError(f"{self._root.name} was finished: write a new dataset")
         shapes, seen, action = check_recording(recording, self._shapes)
         name = f"episodes/{len(self._lines):06d}.npz"
@@ -60,7 +55,7 @@ class FolderWriter:
             arrays["rewards"] = np.asarray(recording.reward, dtype=np.float32)
         if taken := sorted(set(arrays) & set(recording.frames)):
             raise ConfigError(f"a camera can't be called {taken[0]!r} in a folder: give it another name")
-        path = self._temporary / name
+        path = self._staged.path / name
         with storage_errors(path):
             path.parent.mkdir(exist_ok=True)
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -90,12 +85,11 @@ class FolderWriter:
         Raises:
             ConfigError: No episode was added.
         """
-        if not self._lines or not self._temporary.exists():
+        if not self._lines or not self._staged.is_open:
             raise ConfigError(f"{self._root.name} holds no episode or was finished: add episodes to a new one")
         with storage_errors(self._root):
-            (self._temporary / "episodes.jsonl").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
-            self._temporary.rename(self._root)  # takes the place of an empty folder
-        self._cleanup.detach()
+            (self._staged.path / "episodes.jsonl").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
+        self._staged.commit()
 
     def _write_pictures(self, archive: zipfile.ZipFile, recording: Recording, camera: str) -> None:
         pictures = check_pictures(recording, camera, self._sizes.get(camera))
@@ -106,15 +100,3 @@ class FolderWriter:
                     shape = (len(recording.action) + 1, *picture.shape)
                     npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
                 member.write(np.ascontiguousarray(picture).tobytes())
-
-
-def make_beside(root: Path) -> Path:
-    """Make an empty folder beside the wanted one, under a temporary name.
-
-    Raises:
-        StorageError: The place can't be written.
-    """
-    temporary = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with storage_errors(root, making=True):
-        temporary.mkdir(parents=True)
-    return temporary

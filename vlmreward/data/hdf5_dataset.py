@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from vlmreward.data.dataset import Episode, Frame, Problem, Undecodable
 from vlmreward.data.hdf5 import find, hdf5_errors, open_hdf5, read_attribute, read_pictures, read_rows
 from vlmreward.data.label_names import label_names
-from vlmreward.errors import DatasetError
+from vlmreward.errors import DatasetError, UnknownColumnError
 from vlmreward.types import FloatArray
 
 PICTURES = "vlmreward_pictures"
@@ -66,10 +66,10 @@ class Hdf5Dataset:
         """Return where the pictures of a camera are, in time order: ``episode.frames`` of them."""
         raise NotImplementedError
 
-    def frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
+    def frames(self, episode: Episode, camera: str, start: int = 0) -> Iterator[Frame | Undecodable]:
         """Decode the pictures of an episode; see :meth:`vlmreward.data.dataset.EpisodeDataset.frames`."""
         self._check_camera(camera)
-        return self._frames(episode, camera)
+        return self._frames(episode, camera, start)
 
     def column(self, episode: Episode, name: str) -> FloatArray:
         """Read a column of rows, float32, shape (T,).
@@ -80,13 +80,14 @@ class Hdf5Dataset:
                 ``"reward_vlm"`` is found in ``rewards_vlm``, ``"reward_vlm_success"`` in ``success_vlm``.
 
         Raises:
-            DatasetError: There is no such column, or it is damaged.
+            UnknownColumnError: There is no such column.
+            DatasetError: It is damaged, or is no number a row.
         """
         with open_hdf5(self.path) as file:
             group = self.group(file, episode)
             node = find(group, name) or next((n for alias in label_names(name) if (n := find(group, alias))), None)
             if node is None or not hasattr(node, "dtype"):
-                raise DatasetError(f"{episode.name} of {self.path.name} has no column {name!r}: label it first")
+                raise UnknownColumnError(f"{episode.name} of {self.path.name} has no column {name!r}: label it first")
             values = read_rows(node, episode.rows)
         if values.shape[1] != 1:
             raise DatasetError(f"{name!r} of {episode.name} has {values.shape[1]} values a row: it is no column")
@@ -148,18 +149,18 @@ class Hdf5Dataset:
             known = ", ".join(self.cameras) or "none"
             raise DatasetError(f"{self.path.name} has no camera {camera!r}: cameras are {known}")
 
-    def _frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
-        given = 0
+    def _frames(self, episode: Episode, camera: str, start: int) -> Iterator[Frame | Undecodable]:
+        due = start
         try:
             with open_hdf5(self.path) as file:
-                for picture in self._read(self.group(file, episode), self.spans(episode, camera)):
-                    given += 1
+                for picture in self._read(self.group(file, episode), _from(self.spans(episode, camera), start)):
+                    due += 1
                     yield picture
         except DatasetError as e:
-            for _ in range(given, episode.frames):
+            for _ in range(due, episode.frames):
                 yield Undecodable(str(e))
 
-    def _read(self, group: Any, spans: Sequence[Span]) -> Iterator[Frame | Undecodable]:
+    def _read(self, group: Any, spans: Iterable[Span]) -> Iterator[Frame | Undecodable]:
         for span in spans:
             try:
                 node = find(group, span.dataset)
@@ -180,6 +181,15 @@ class Hdf5Dataset:
             if isinstance(item, Undecodable):
                 yield Problem(f"{episode.name}, camera {camera}", item.reason)
                 return
+
+
+def _from(spans: Iterable[Span], start: int) -> Iterator[Span]:
+    """Yield what is left of some spans without their first ``start`` pictures."""
+    for span in spans:
+        count = span.stop - span.start
+        if start < count:
+            yield Span(span.dataset, span.start + start, span.stop)
+        start = max(0, start - count)
 
 
 def changed_ns(path: Path, file: Any) -> int:

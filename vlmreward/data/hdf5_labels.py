@@ -156,13 +156,9 @@ class Hdf5LabelWriter:
 
     def _write_episode(self, file: Any, episode: Episode, labels: EpisodeLabels, provenance: Provenance) -> None:
         valid = np.asarray(labels.valid, dtype=np.bool_)
-        values = {
-            self._names.reward: labels.reward,
-            self._names.success: labels.success,
-            self._names.progress: labels.progress,
-        }
         columns: dict[str, npt.NDArray[Any]] = {}
-        for name, value in values.items():
+        for part in ("reward", "success", "progress"):
+            name, value = getattr(self._names, part), getattr(labels, part)
             if value is None:
                 continue
             column = np.asarray(value, dtype=np.float32)
@@ -172,7 +168,7 @@ class Hdf5LabelWriter:
                 )
             if not np.isfinite(column[valid]).all():
                 raise NonFiniteError(f"{name} of {episode.name} is not finite in a valid row: mark the row invalid")
-            columns[name] = fill(column, valid, self._filler)
+            columns[name] = fill(column, valid, self._filler, part)
         columns[self._names.valid] = valid
         group = self._dataset.group(file, episode)
         self._remove(group, for_new=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vlmreward.atomic import commit, open_temporary, storage_errors
+from vlmreward.atomic import storage_errors
 from vlmreward.data.dataset import Frame, Recording
-from vlmreward.data.recording import Shapes, check_pictures, check_recording
-from vlmreward.errors import ConfigError, DatasetError
+from vlmreward.data.recording import Shapes, check_fps, check_pictures, check_recording
+from vlmreward.data.staging import Staged
+from vlmreward.errors import ConfigError
 from vlmreward.optional import require_package
 from vlmreward.types import FloatArray
 
@@ -23,7 +22,8 @@ from vlmreward.types import FloatArray
 class Hdf5Writer(ABC):
     """A new file under a temporary name beside the one it will have.
 
-    What is written is removed when the object goes without having been finished; a kill leaves the temporary file.
+    What is written is removed when the object goes without having been finished; what a kill leaves, when the next one
+    of the same name begins.
 
     Args:
         root: Where the dataset will be.
@@ -40,16 +40,11 @@ class Hdf5Writer(ABC):
 
     def __init__(self, root: Path, path: Path, fps: float) -> None:
         h5py = require_package("h5py", "data")
-        if not 0 < fps <= 1e6:
-            raise ConfigError(f"fps must be a number above 0, got {fps!r}")
-        check_empty(root)
+        check_fps(fps)
         self._root, self._path = root.absolute(), path.absolute()
-        # beside the root, not in it: there is no folder of the dataset's name before the dataset is whole
-        beside = self._path if root == path else self._root.with_name(self._root.name + self._path.suffix)
-        self._temporary = open_temporary(beside)
-        self._cleanup = weakref.finalize(self, remove_quietly, self._temporary)
-        with storage_errors(self._temporary):
-            self._file = h5py.File(self._temporary, "w", locking=False)
+        self._staged = Staged(self._root, self._path.suffix)
+        with storage_errors(self._path):
+            self._file = h5py.File(self._staged.path, "w", locking=False)
         self._shapes: Shapes | None = None
         self._sizes: dict[str, tuple[int, int]] = {}
         self._count = self._rows = 0
@@ -90,9 +85,7 @@ class Hdf5Writer(ABC):
         with storage_errors(self._path):
             self._complete()
             self._file.close()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        commit(self._temporary, self._path)
-        self._cleanup.detach()
+        self._staged.commit(self._path)
 
     @abstractmethod
     def _place(self) -> tuple[Any, str]:
@@ -122,18 +115,6 @@ class Hdf5Writer(ABC):
     def _check_open(self) -> None:
         if not self._file:
             raise ConfigError(f"{self._path.name} was finished: write a new dataset")
-
-
-def check_empty(root: Path) -> None:
-    """Refuse a place for a new dataset where something is.
-
-    Raises:
-        DatasetError: It is a file, or a folder that isn't empty.
-    """
-    if root.is_dir() and any(root.iterdir()):
-        raise DatasetError(f"{root} is not empty: give a place for the new dataset")
-    if root.exists() and not root.is_dir():
-        raise DatasetError(f"{root} exists: give a place for the new dataset")
 
 
 def write_pictures(group: Any, pictures: Iterable[Frame], places: Sequence[tuple[str, int, int]]) -> tuple[int, int]:
@@ -167,11 +148,3 @@ def write_pictures(group: Any, pictures: Iterable[Frame], places: Sequence[tuple
             if first <= number < first + count:
                 node[number - first] = picture
     return size
-
-
-def remove_quietly(path: Path) -> None:
-    """Remove a file or folder that nobody was promised."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -30,6 +30,25 @@ class EpisodeLabels:
     reasons: Mapping[int, str] = field(default_factory=dict)
 
 
+class FrameLabels(Protocol):
+    """Labels of the F frames of one episode, each of the frame itself: what a format needs that is read by frames.
+
+    Attributes:
+        valid: bool, shape (F,). False where the frame could not be decoded or scored.
+        progress: How far along a frame is, float32 in [0, 1], shape (F,), NaN where invalid; or None.
+    """
+
+    @property
+    def valid(self) -> BoolArray:
+        """See above; properties here, so that a record may have more and be frozen."""
+        ...
+
+    @property
+    def progress(self) -> FloatArray | None:
+        """See above."""
+        ...
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where labels came from; written into the metadata of whatever they are written into.
@@ -59,7 +78,11 @@ class Labels(Protocol):
     provenance: Provenance
 
     def episode(self, index: int) -> EpisodeLabels:
-        """Return the labels of an episode."""
+        """Return the labels of an episode's rows."""
+        ...
+
+    def frames(self, index: int) -> FrameLabels:
+        """Return the labels of an episode's frames: also of the first one, which no row has."""
         ...
 
     def __iter__(self) -> Iterator[EpisodeLabels]:

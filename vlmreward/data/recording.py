@@ -30,6 +30,16 @@ class Shapes:
     has_reward: bool
 
 
+def check_fps(fps: float) -> None:
+    """Refuse what is no rate of a dataset.
+
+    Raises:
+        ConfigError: It is not a number above 0.
+    """
+    if not 0 < fps <= 1e6:
+        raise ConfigError(f"fps must be a number above 0, got {fps!r}")
+
+
 def check_recording(recording: Recording, first: Shapes | None) -> tuple[Shapes, FloatArray, FloatArray]:
     """Check a recording by itself and against the first one of a dataset; pictures are checked as they come.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vlmreward.data.dataset import Frame, Undecodable
 from vlmreward.errors import DatasetError
@@ -20,6 +22,7 @@ from vlmreward.optional import require_package
 # A playlist or script that poses as a video could open other files or addresses; these containers hold their own data.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,ivf,flv,ogg,gif,asf"
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+_BEHIND = 1 << 62  # place of a picture behind a span
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,26 @@ def probe(path: Path) -> VideoInfo:
 
 
 def decode_span(
-    path: Path, start_s: float, end_s: float, count: int, fps: float | None
+    path: Path, start_s: float, end_s: float, count: int, fps: float | None, first: int = 0
 ) -> Iterator[Frame | Undecodable]:
-    """Decode ``count`` pictures of a span of a video, in time order, each in its place.
+    """Decode the pictures of a span of a video from number ``first`` on, in time order, each in its place.
 
     Picture i is the one shown at ``start_s + i / fps``, give or take half a period: times of a video are rounded, so
     equality would miss pictures. A picture that is missing, damaged or built on a damaged one is
-    :class:`~vlmreward.data.dataset.Undecodable`, and the others keep their places. Holds a few pictures at a time.
+    :class:`~vlmreward.data.dataset.Undecodable`, and the others keep their places. Holds a few pictures at a time, and
+    decodes none before the key picture that the first one is built on.
 
     Args:
         path: The video file.
-        start_s: Time of the first picture in the file, in seconds.
+        start_s: Time of picture 0 in the file, in seconds.
         end_s: Where the span ends: later pictures, and the one at this time, belong to others.
-        count: Number of pictures to give.
+        count: Number of pictures of the span.
         fps: Pictures a second of the span; None takes the pictures of the span in order, whatever their times (for
             videos with a variable rate), which reads the file once more.
+        first: Number of the first picture to give, 0 to ``count``.
 
     Yields:
-        Exactly ``count`` items: RGB, uint8, shape (H, W, 3), or why there is none.
+        Exactly ``count - first`` items: RGB, uint8, shape (H, W, 3), or why there is none.
 
     Raises:
         DependencyNotInstalled: PyAV is missing.
@@ -104,29 +109,26 @@ def decode_span(
     av = require_package("av", "data")
     if not (math.isfinite(start_s) and math.isfinite(end_s)) or (fps is not None and not 0 < fps < math.inf):
         reason = f"no span of time to decode: from {start_s} s to {end_s} s at {fps} pictures a second"
-        yield from (Undecodable(reason) for _ in range(count))
+        yield from (Undecodable(reason) for _ in range(first, count))
         return
-    due, reason = 0, ""
+    converter = av.video.reformatter.VideoReformatter()  # one for all pictures: half of the time went into making it
+    due, reason = first, ""
     try:
-        with _open(av, path) as container:
-            stream = container.streams.video[0]
-            place = _places(av, container, stream, start_s, end_s, fps)
-            for time, item in _decode(av, container, stream, start_s - 0.5 / (fps or math.inf)):
-                found = place(time)
-                if isinstance(item, Undecodable):
-                    reason = item.reason
-                if found is None or found < due:  # before the span, or a second picture for one place
-                    continue
+        grid = _Grid(start_s, end_s, fps) if fps is not None else _Order(path, start_s, end_s)
+        for time, picture in _decode(av, path, grid.earliest(first)):
+            found = grid.place(time)
+            lost = picture.reason if isinstance(picture, Undecodable) else ""
+            if found is not None and found >= due:  # neither before the first one, nor a second one for a place
+                reason = lost or reason
                 if found >= count:
                     break
                 for missing in range(due, found):
                     yield Undecodable(reason or _nothing_at(path, start_s, missing, fps))
-                yield item
+                yield picture if lost else _to_rgb(converter, picture)
                 due = found + 1
                 if due == count:
                     return
-                if not isinstance(item, Undecodable):
-                    reason = ""
+            reason = lost
     except DatasetError as e:
         reason = str(e)
     for missing in range(due, count):
@@ -143,15 +145,13 @@ def find_end(path: Path) -> float:
     av = require_package("av", "data")
     info = probe(path)
     promised = info.start_s + (info.duration_s or 0.0)
-    period = 1 / info.fps if info.fps else 0.0
+    near_end = promised - 1.5 / info.fps if info.fps else promised
     last: float | None = None
-    with _open(av, path) as container:
-        stream = container.streams.video[0]
-        for time, item in _decode(av, container, stream, promised - 1.5 * period):
-            if isinstance(item, Undecodable):
-                raise DatasetError(f"{path.name}: {item.reason} near its end")
-            last = time
-    if last is None or (info.duration_s is not None and last < promised - 1.5 * period - 1e-3):
+    for time, item in _decode(av, path, near_end):
+        if isinstance(item, Undecodable) and time >= near_end:
+            raise DatasetError(f"{path.name}: {item.reason} near its end")
+        last = time
+    if last is None or (info.duration_s is not None and last < near_end - 1e-3):
         shown = "no picture" if last is None else f"a last picture at {last:.3f} s"
         raise DatasetError(f"{path.name} is truncated: its head promises {promised:.3f} s of video, it holds {shown}")
     return last
@@ -183,76 +183,139 @@ def _picture_times(av: ModuleType, container: Any, stream: Any) -> list[int]:
     return sorted(times)
 
 
-def _places(
-    av: ModuleType, container: Any, stream: Any, start_s: float, end_s: float, fps: float | None
-) -> Callable[[float], int | None]:
-    """Return what tells the place of a picture in the span from its time; None before it, a huge number behind it."""
-    behind = 1 << 62
-    if fps is not None:
-        half = 0.5 / fps
+@functools.lru_cache(maxsize=16)
+def _times_in_order(path: Path, size: int, changed_ns: int) -> tuple[npt.NDArray[np.float64], float]:
+    """Return the time of every picture of a file, sorted, and its unit, in seconds; kept while the file is the same."""
+    av = require_package("av", "data")
+    with _open(av, path) as container:
+        stream = container.streams.video[0]
+        base = float(stream.time_base)
+        return np.array(_picture_times(av, container, stream), np.float64) * base, base
 
-        def on_grid(time: float) -> int | None:
-            if time >= end_s - half:
-                return behind
-            return None if time < start_s - half else round((time - start_s) * fps)
 
-        return on_grid
-    base = float(stream.time_base)
-    times = [t * base for t in _picture_times(av, container, stream)]
-    first = bisect_left(times, start_s - base / 2)
+class _Grid:
+    """Places of a span with a steady rate."""
 
-    def in_order(time: float) -> int | None:
-        if time >= end_s + base / 2:
-            return behind
-        found = bisect_left(times, time - base / 2) - first
+    def __init__(self, start_s: float, end_s: float, fps: float) -> None:
+        self._start_s, self._end_s, self._fps = start_s, end_s, fps
+
+    def earliest(self, place: int) -> float:
+        """Return a time in seconds before which no picture of the place or a later one is shown."""
+        return self._start_s + (place - 0.5) / self._fps
+
+    def place(self, time: float) -> int | None:
+        """Return the place of a picture from its time; None before the span, a huge number behind it."""
+        half = 0.5 / self._fps
+        if time >= self._end_s - half:
+            return _BEHIND
+        return None if time < self._start_s - half else round((time - self._start_s) * self._fps)
+
+
+class _Order:
+    """Places of a span whose pictures count in order, whatever their times; methods as those of ``_Grid``."""
+
+    def __init__(self, path: Path, start_s: float, end_s: float) -> None:
+        about = path.stat() if path.is_file() else None  # one that is missing is told of when it is opened
+        self._times, base = _times_in_order(path, about.st_size if about else 0, about.st_mtime_ns if about else 0)
+        self._half = base / 2
+        self._first, self._end_s = int(np.searchsorted(self._times, start_s - self._half)), end_s
+
+    def earliest(self, place: int) -> float:
+        return float(self._times[min(self._first + place, len(self._times) - 1)]) if len(self._times) else 0.0
+
+    def place(self, time: float) -> int | None:
+        if time >= self._end_s + self._half:
+            return _BEHIND
+        found = int(np.searchsorted(self._times, time - self._half)) - self._first
         return None if found < 0 else found
 
-    return in_order
+
+def _open_at(av: ModuleType, path: Path, start_s: float) -> tuple[Any, Any, Iterator[Any]]:
+    """Open a video at the key picture at or before a time; returns container, stream and packets.
+
+    A container may go to a key picture that is stored before and shown after the time, or to none at all. It is then
+    sent back further, and in the end read from its beginning. Where pictures that are stored after the key one are
+    shown before it (an open group of pictures), later ones may lean on what these leave behind: it is begun a group
+    earlier.
+    """
+    back_s, is_earlier = 0.0, False
+    while True:
+        container = _open(av, path)
+        stream = container.streams.video[0]
+        base: Fraction = stream.time_base
+        goal = math.floor((start_s - back_s) / base + 1e-6)
+        packets = container.demux(stream)
+        if goal <= (stream.start_time or 0):
+            return container, stream, packets
+        try:
+            container.seek(goal, backward=True, stream=stream)
+            head = list(itertools.islice(packets, 2))
+        except OverflowError as e:
+            container.close()
+            raise DatasetError(f"can't go to {start_s:.3f} s: {_short(e)}") from e
+        except (av.error.FFmpegError, OSError):
+            head = []  # nothing can be read there: what comes before tells why
+        if not _is_key_before(head, start_s, base):
+            back_s = max(2 * back_s, 1.0)
+        elif is_earlier or not _is_open(head):
+            return container, stream, itertools.chain(head, packets)
+        else:
+            start_s, back_s, is_earlier = float((_shown(head[0]) - 1) * base), 0.0, True
+        container.close()
 
 
-def _decode(av: ModuleType, container: Any, stream: Any, start_s: float) -> Iterator[tuple[float, Frame | Undecodable]]:
-    """Decode from the key picture at or before a time; yields time in seconds and picture.
+def _shown(packet: Any) -> int:
+    """Return when a packet's picture is shown, in units of the stream; a huge number where it doesn't say."""
+    return next((int(time) for time in (packet.pts, packet.dts) if time is not None), _BEHIND)
+
+
+def _is_key_before(head: Sequence[Any], time_s: float, base: Fraction) -> bool:
+    return bool(head) and head[0].is_keyframe and float(_shown(head[0]) * base) <= time_s + float(base) / 2
+
+
+def _is_open(head: Sequence[Any]) -> bool:
+    return len(head) > 1 and _shown(head[1]) < _shown(head[0])
+
+
+def _decode(av: ModuleType, path: Path, start_s: float) -> Iterator[tuple[float, Any]]:
+    """Decode from the key picture at or before a time; yields time in seconds and picture, or why there is none.
 
     After a fault, nothing counts up to the next key picture: a decoder hides the fault by inventing what it lacks.
     """
-    base: Fraction = stream.time_base
-    try:
-        container.seek(max(0, int(start_s / base)) if start_s > 0 else 0, backward=True, stream=stream)
-    except (av.error.FFmpegError, OSError, OverflowError) as e:
-        raise DatasetError(f"can't go to {start_s:.3f} s: {_short(e)}") from e
-    stream.codec_context.options = {"err_detect": "explode"}
-    size = (stream.codec_context.height, stream.codec_context.width)
-    converter = av.video.reformatter.VideoReformatter()  # one for all pictures: half of the time went into making it
-    packets = container.demux(stream)
-    fault = ""
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.error.FFmpegError, OSError) as e:
-            raise DatasetError(f"the video can't be read on: {_short(e)}") from e
-        if packet is None:
-            return
-        try:
-            pictures = packet.decode()
-        except (av.error.FFmpegError, OSError, ValueError) as e:
-            fault = f"damaged picture: {_short(e)}"
-            if packet.pts is not None:
-                yield float(packet.pts * base), Undecodable(fault)
-            continue
-        for picture in pictures:
-            if picture.pts is None:
+    container, stream, packets = _open_at(av, path, start_s)
+    with container:
+        base: Fraction = stream.time_base
+        stream.codec_context.options = {"err_detect": "explode"}
+        size = (stream.codec_context.height, stream.codec_context.width)
+        fault = ""
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.error.FFmpegError, OSError) as e:
+                raise DatasetError(f"the video can't be read on: {_short(e)}") from e
+            if packet is None:
+                return
+            try:
+                pictures = packet.decode()
+            except (av.error.FFmpegError, OSError, ValueError) as e:
+                fault = f"damaged picture: {_short(e)}"
+                if packet.pts is not None:
+                    yield float(packet.pts * base), Undecodable(fault)
                 continue
-            time = float(picture.pts * base)
-            if picture.is_corrupt:
-                fault = "damaged picture"
-            elif picture.key_frame:
-                fault = ""
-            if fault:
-                yield time, Undecodable(fault)
-            elif (picture.height, picture.width) != size:
-                yield time, Undecodable(f"size {picture.width}x{picture.height}, not {size[1]}x{size[0]} as before")
-            else:
-                yield time, _to_rgb(converter, picture)
+            for picture in pictures:
+                if picture.pts is None:
+                    continue
+                time = float(picture.pts * base)
+                if picture.is_corrupt:
+                    fault = "damaged picture"
+                elif picture.key_frame:
+                    fault = ""
+                if fault:
+                    yield time, Undecodable(fault)
+                elif (picture.height, picture.width) != size:
+                    yield time, Undecodable(f"size {picture.width}x{picture.height}, not {size[1]}x{size[0]} as before")
+                else:
+                    yield time, picture
 
 
 def _to_rgb(converter: Any, picture: Any) -> Frame:

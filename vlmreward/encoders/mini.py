@@ -178,8 +178,8 @@ class MiniEncoder(ClipEncoder):
                 self._warned.add(text)
                 warnings.warn(
                     "the embedded encoder knows only this project's cart-pole, mountain car, humanoid and tabletop; "
-                    f"{text!r} is far from what it was trained on: its reward may mean nothing; use encoder=siglip2 or "
-                    "another open_clip model for the open world",
+                    f"{text!r} is far from what it was trained on: its reward may mean nothing; use "
+                    "encoder=siglip2 or another open_clip model for the open world",
                     stacklevel=2,
                 )
         return embeddings

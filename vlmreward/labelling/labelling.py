@@ -9,20 +9,17 @@ from typing import Protocol
 
 import numpy as np
 
-from vlmreward.data.dataset import Frame, Undecodable
+from vlmreward.data.dataset import Undecodable
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.frame_hash import Keys, distinct
 from vlmreward.labelling.plan import Plan, Shard, Span
 from vlmreward.labelling.scoring import LabelScorer, Piece
-from vlmreward.labelling.shard_frames import NO_KEY, ShardFrames
+from vlmreward.labelling.shard_frames import NO_KEY, Decode, ShardFrames
 from vlmreward.labelling.work_folder import FrameRecord, LabelRecord, WorkFolder
 from vlmreward.types import BoolArray, FloatArray, Frames
 
 Advance = Callable[[int], None]
 """Told how many more frames are done."""
-
-Decode = Callable[[int], Iterator[Frame | Undecodable]]
-"""Decodes the pictures of an episode, by its number, in time order."""
 
 
 class Engine(Protocol):
@@ -187,7 +184,7 @@ class Labeller:
     def _pictures(self, episode: int, start: int, stop: int) -> Frames:
         """Decode frames of an episode, uint8, shape (N, H, W, 3); black where one can't be."""
         assert self._decode is not None, "a model that looks at pictures needs a way to decode them"
-        read = list(islice(self._decode(episode), start, stop))
+        read = list(islice(self._decode(episode, start), stop - start))
         shape = next((picture.shape for picture in read if not isinstance(picture, Undecodable)), (1, 1, 3))
         frames = np.zeros((len(read), *shape), np.uint8)
         for row, picture in enumerate(read):

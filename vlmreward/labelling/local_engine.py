@@ -30,7 +30,7 @@ class LocalEngine:
     """Decodes and encodes shards on this machine.
 
     Args:
-        decode: Opens an episode by its number; called in several threads, each for other episodes.
+        decode: Gives an episode's frames; called in several threads, also for one episode.
         encoder: Encodes a batch of frames.
         known: Tells by their keys which frames need no encoding, bool, shape (N,).
         batch_size: Largest number of frames of a batch.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
@@ -56,35 +58,54 @@ class Plan:
     shards: tuple[Shard, ...]
     frames: tuple[int, ...]
 
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Number of the first frame of each episode among all frames; behind them the number of frames."""
+        return tuple(accumulate(self.frames, initial=0))
+
     @property
     def total(self) -> int:
         """Number of frames."""
-        return sum(self.frames)
+        return self.starts[-1]
+
+    @property
+    def lengths_key(self) -> str:
+        """16 hexadecimal digits that change when the episodes' numbers of frames do."""
+        return hashlib.blake2b(str(self.frames).encode(), digest_size=8).hexdigest()
 
     def where(self, episode: int) -> Iterator[tuple[int, slice, slice]]:
         """Yield where an episode's frames are: a shard, the rows in it, and the episode's frames those are."""
-        first = int(np.sum(self.frames[:episode], dtype=np.int64))
-        last = first + self.frames[episode]
+        first, last = self.starts[episode : episode + 2]
         for number in range(first // SHARD_FRAMES, -(-last // SHARD_FRAMES)):
             low, high = max(first, number * SHARD_FRAMES), min(last, (number + 1) * SHARD_FRAMES)
             base = number * SHARD_FRAMES
             yield number, slice(low - base, high - base), slice(low - first, high - first)
 
     def sample(self, frames: int, episodes: int, seed: int) -> list[int]:
-        """Return shards whose whole episodes say what the rest will be like: drawn until there are enough.
+        """Return shards whose whole episodes say what the rest will be like.
+
+        Episodes are drawn, each with the shards that it lies in, until there is enough; short episodes that lie in
+        these shards as well count, too.
 
         Args:
             frames: Enough frames.
             episodes: Enough whole episodes.
             seed: Of the draw.
+
+        Returns:
+            Their numbers, ascending.
         """
-        order = np.random.default_rng(seed).permutation(len(self.shards)).tolist()
-        chosen: list[int] = []
-        taken = 0
-        for number in order:
-            chosen.append(number)
-            taken += len(self.shards[number])
-            if taken >= frames and len(self.whole_episodes(chosen)) >= episodes:
+        chosen: set[int] = set()
+        inside = np.zeros(len(self.frames), np.int64)
+        taken = whole = 0
+        for drawn in np.random.default_rng(seed).permutation(len(self.frames)).tolist():
+            for number in {number for number, _, _ in self.where(drawn)} - chosen:
+                chosen.add(number)
+                taken += len(self.shards[number])
+                for span in self.shards[number].spans:
+                    inside[span.episode] += span.stop - span.start
+                    whole += bool(inside[span.episode] == self.frames[span.episode])
+            if taken >= frames and whole >= episodes:
                 break
         return sorted(chosen)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from vlmreward import errors
 from vlmreward.encoders.frame_hash import Keys
-from vlmreward.errors import ConfigError, VlmRewardError, WorkerError
+from vlmreward.errors import ConfigError, DatasetError, VlmRewardError, WorkerError
 from vlmreward.labelling.labelling import Advance
 from vlmreward.labelling.local_engine import LocalEngine
 from vlmreward.labelling.plan import Plan, Shard, make_plan
@@ -38,6 +38,7 @@ class ActorSettings:
 
     Attributes:
         dataset: Path of the dataset, the same on every machine.
+        lengths_key: What :attr:`vlmreward.labelling.plan.Plan.lengths_key` of it must be: another copy is refused.
         camera: Whose pictures.
         encoder: Config of the encoder.
         encoder_id: What the encoder's id must be: other weights on another machine are refused.
@@ -48,6 +49,7 @@ class ActorSettings:
     """
 
     dataset: str
+    lengths_key: str
     camera: str
     encoder: Mapping[str, Any]
     encoder_id: str
@@ -117,6 +119,12 @@ class EncodeShards:
             asked = self._settings
             torch.set_num_threads(asked.threads)
             dataset = open_dataset(asked.dataset)
+            plan = make_plan(dataset.episodes)
+            if plan.lengths_key != asked.lengths_key:
+                raise DatasetError(
+                    f"{asked.dataset} on a worker has {len(plan.frames)} episodes of other lengths than the driver's: "
+                    "give all machines the same copy of the dataset"
+                )
             encoder = make_encoder_from_config(asked.encoder, device=asked.device)
             if encoder.id != asked.encoder_id:
                 raise ConfigError(
@@ -124,13 +132,13 @@ class EncodeShards:
                     "give all machines the same weights"
                 )
             engine = LocalEngine(
-                lambda index: dataset.frames(dataset.episodes[index], asked.camera),
+                lambda index, start: dataset.frames(dataset.episodes[index], asked.camera, start),
                 encoder,
                 _none_known,
                 asked.batch_size,
                 threads=1,
             )
-            self._parts = engine, make_plan(dataset.episodes)
+            self._parts = engine, plan
         return self._parts
 
 

@@ -17,8 +17,8 @@ from vlmreward.wrappers.capture_frames import is_constant
 NO_KEY = 0
 """Both halves of the key of a frame that has none."""
 
-Decode = Callable[[int], Iterator[Frame | Undecodable]]
-"""Gives an episode's frames by its number, from the first on."""
+Decode = Callable[[int, int], Iterator[Frame | Undecodable]]
+"""Gives an episode's frames by its number, from the one of a number on."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,11 @@ class ShardFrames:
 class ShardDecoder:
     """Decodes shards one after another, and goes on in an episode that the shard before has left off in.
 
+    Where that shard lost frames, the next one is begun anew: what a reader makes of damage may depend on where it
+    began, and a shard must not depend on the one before.
+
     Args:
-        decode: Opens an episode.
+        decode: Gives frames.
         batch_size: Largest number of frames of a batch.
     """
 
@@ -98,16 +101,16 @@ class ShardDecoder:
         if self._open is not None and self._open[:2] == (episode, start):
             frames = self._open[2]
         else:
-            frames = iter(self._decode(episode))
-            for _ in islice(frames, start):
-                pass
+            frames = iter(self._decode(episode, start))
         self._open = None
-        count = 0
+        count, whole = 0, True
         for frame in islice(frames, stop - start):
+            whole = whole and not isinstance(frame, Undecodable)
             yield frame
             count += 1
         assert count == stop - start, "a reader gave fewer frames than its episode has"
-        self._open = (episode, stop, frames)
+        if whole:
+            self._open = (episode, stop, frames)
 
 
 def empty_shard(shard: Shard, dim: int) -> ShardFrames:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vlmreward.data.dataset import Episode
+from vlmreward.data.dataset import Episode, EpisodeDataset
 from vlmreward.data.labels import EpisodeLabels, Provenance
 from vlmreward.errors import DatasetError, StorageError
-from vlmreward.labelling.plan import Plan, make_plan
+from vlmreward.labelling.plan import Plan, layout_key, make_plan
 from vlmreward.labelling.work_folder import LabelRecord, WorkFolder
 from vlmreward.types import FloatArray
 
@@ -133,15 +133,15 @@ def list_runs(job: Path) -> list[Path]:
     return sorted(path.parent for path in job.glob(f"{RUN_PREFIX}*/{RESULT}"))
 
 
-def open_labels(folder: Path, episodes: Sequence[Episode]) -> StoredLabels:
+def open_labels(folder: Path, dataset: EpisodeDataset) -> StoredLabels:
     """Open what a finished labelling run left, for reading.
 
     Args:
         folder: ``labels-<run>`` of a job.
-        episodes: Of the dataset that was labelled, in its order.
+        dataset: That was labelled.
 
     Raises:
-        DatasetError: It is no such folder, the run has not finished, or the labels are of other episodes.
+        DatasetError: It is no such folder, the run has not finished, or the labels are of other episodes or pictures.
         StorageError: ``result.json`` can't be read.
     """
     path = folder / RESULT
@@ -154,16 +154,16 @@ def open_labels(folder: Path, episodes: Sequence[Episode]) -> StoredLabels:
         about = json.loads(path.read_text(encoding="utf-8"))
         said = about["provenance"]
         provenance = Provenance(**{known.name: said[known.name] for known in fields(Provenance)})
-        frames = about["frames"]
+        layout = about["layout"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise StorageError(
-            f"{path} can't be read ({type(e).__name__}: {' '.join(str(e).split())}): make these labels again"
+            f"{path} can't be read ({type(e).__name__}: {' '.join(str(e).split())}): remove {folder}, and make these "
+            "labels again"
         ) from e
-    plan = make_plan(episodes)
-    if frames != plan.total:
+    if provenance.camera not in dataset.cameras or layout_key(dataset, provenance.camera) != layout:
         raise DatasetError(
-            f"{folder} has labels of {frames} frames, the dataset has {plan.total}: they are of another dataset, or it "
-            "has changed; label it again"
+            f"{folder} has labels of pictures of camera {provenance.camera!r} that {dataset.root} doesn't hold: they "
+            "are of another dataset, or this one has changed; label it again"
         )
-    work = WorkFolder(folder.parent, "", folder.name.removeprefix(RUN_PREFIX))
-    return StoredLabels(work, plan, episodes, provenance)
+    work = WorkFolder(folder.parent, layout, folder.name.removeprefix(RUN_PREFIX))
+    return StoredLabels(work, make_plan(dataset.episodes), dataset.episodes, provenance)

@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import weakref
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlmreward.atomic import temporary_pattern, write_bytes
+from vlmreward.atomic import storage_errors, temporary_pattern, write_bytes
 from vlmreward.encoders.frame_hash import Keys
 from vlmreward.errors import StorageError
 from vlmreward.types import BoolArray, FloatArray
@@ -51,6 +54,10 @@ class LabelRecord:
     reasons: Mapping[int, str] = field(default_factory=dict)
 
 
+LOCK = ".lock"
+"""File in the job's folder that every process that works there has a shared lock on."""
+
+
 class WorkFolder:
     """Reads and writes the shards of one dataset's camera and, within it, of one labelling run.
 
@@ -61,19 +68,41 @@ class WorkFolder:
 
     Attributes:
         path: As given.
+        layout: As given.
         labels: Folder of the run's labels.
     """
 
     def __init__(self, path: Path, layout: str, run: str) -> None:
-        self.path = path
+        self.path, self.layout = path, layout
         self._frames = path / f"frames-{layout}"
         self.labels = path / f"labels-{run}"
 
-    def remove_temporary(self) -> None:
-        """Remove what a kill left half-written."""
-        for folder in (self._frames, self.labels):
-            for left in folder.glob(temporary_pattern(Path("shard.npz")).replace("shard", "*")):
-                left.unlink(missing_ok=True)
+    def begin(self) -> None:
+        """Mark the folder as in use while this object lives, and remove what a kill left half-written.
+
+        Several processes may work in one folder, for several goals. What looks half-written may be what another one is
+        writing, and stays then; whoever begins when nobody else is there removes it.
+
+        Raises:
+            StorageError: The folder can't be written.
+        """
+        with storage_errors(self.path, making=True):
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR)
+        weakref.finalize(self, os.close, descriptor)
+        if self._lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for folder in (self._frames, self.labels):
+                for left in folder.glob(temporary_pattern(Path("shard.npz")).replace("shard", "*")):
+                    left.unlink(missing_ok=True)
+        self._lock(descriptor, fcntl.LOCK_SH)  # waits for another process that is removing
+
+    def _lock(self, descriptor: int, how: int) -> bool:
+        """Return whether the lock was got: not where another holds it, or where the file system has no locks."""
+        try:
+            fcntl.flock(descriptor, how)
+        except OSError:
+            return False
+        return True
 
     def read_frames(self, shard: int) -> FrameRecord | None:
         """Return what is kept of a shard's frames; None if it isn't done."""

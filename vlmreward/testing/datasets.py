@@ -10,7 +10,7 @@ import numpy as np
 
 from vlmreward.data.dataset import Episode, Format, Frame, Problem, Transitions, Undecodable
 from vlmreward.data.labels import LabelWriter
-from vlmreward.errors import DatasetError
+from vlmreward.errors import DatasetError, UnknownColumnError
 from vlmreward.types import FloatArray, Frames
 
 FILE = "arrays.npz"
@@ -57,12 +57,12 @@ class ArrayDataset:
             for i, one in enumerate(arrays)
         ]
 
-    def frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
+    def frames(self, episode: Episode, camera: str, start: int = 0) -> Iterator[Frame | Undecodable]:
         """Yield the pictures of an episode."""
         pictures = self.arrays[episode.index].frames
         if pictures is None:
             raise DatasetError(f"dataset {self.root} has no camera {camera!r}: it has no pictures")
-        yield from pictures
+        yield from pictures[start:]
 
     def transitions(self, episode: Episode) -> Transitions:
         """Return everything of an episode but pictures and columns."""
@@ -72,11 +72,11 @@ class ArrayDataset:
         """Return a column, float32, shape (T,).
 
         Raises:
-            DatasetError: There is none of this name.
+            UnknownColumnError: There is none of this name.
         """
         columns = self.arrays[episode.index].columns
         if name not in columns:
-            raise DatasetError(f"{episode.name} has no column {name!r}: it has {', '.join(columns) or 'none'}")
+            raise UnknownColumnError(f"{episode.name} has no column {name!r}: it has {', '.join(columns) or 'none'}")
         return columns[name]
 
     def fingerprint(self, camera: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vlmreward.data.dataset import Episode, Format, Frame, Problem, Transitions, Undecodable
-from vlmreward.errors import DatasetError
+from vlmreward.errors import UnknownColumnError
 from vlmreward.types import FloatArray
 
 
@@ -47,9 +47,9 @@ class FakeDataset:
             for i, rows in enumerate(said["lengths"])
         ]
 
-    def frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
+    def frames(self, episode: Episode, camera: str, start: int = 0) -> Iterator[Frame | Undecodable]:
         """Yield pictures whose brightness grows with time."""
-        for frame in range(episode.frames):
+        for frame in range(start, episode.frames):
             if (episode.index, frame) in self._bad:
                 yield Undecodable("the file is cut off")
             else:
@@ -69,7 +69,7 @@ class FakeDataset:
     def column(self, episode: Episode, name: str) -> FloatArray:
         """Return a column."""
         if name not in self._columns:
-            raise DatasetError(f"no column {name!r}")
+            raise UnknownColumnError(f"no column {name!r}")
         return np.array(self._columns[name][episode.index], np.float32)
 
     def fingerprint(self, camera: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -192,23 +193,32 @@ def build_v21(tmp_path):
 
 
 class ListedLabels:
-    """Labels from a list; row t of the episode that starts at index s has reward s + t."""
+    """Labels of frames and rows; row t of the episode that starts at index s has reward s + t.
+
+    Frame f of F has progress f / F, row t that of frame t + 1; every fifth frame is lost, from frame 4 on.
+    """
 
     def __init__(self, episodes, run="ab" * 8, offset=0.0, parts=True):
         self.provenance = Provenance(run, "mini-1 fp32", "MIT", {"alpha": 0.5}, "a goal", "front", "0.1.0")
-        self._labels = []
+        self._labels, self._frames = [], []
         start = 0
         for episode in episodes:
             rows = np.arange(episode.rows)
             valid = (rows != episode.rows - 1) & (rows % 5 != 3)
             reward = np.where(valid, start + rows + offset, np.nan).astype(np.float32)
-            progress = np.where(valid, rows / episode.rows, np.nan).astype(np.float32) if parts else None
+            progress = np.where(valid, (rows + 1) / episode.rows, np.nan).astype(np.float32) if parts else None
             success = np.where(valid, 0.25, np.nan).astype(np.float32) if parts else None
             self._labels.append(EpisodeLabels(reward, valid, success, progress, {3: "damaged picture"}))
+            seen = rows % 5 != 4
+            own = np.where(seen, rows / episode.rows, np.nan).astype(np.float32) if parts else None
+            self._frames.append(SimpleNamespace(valid=seen, progress=own))
             start += episode.rows
 
     def episode(self, index):
         return self._labels[index]
+
+    def frames(self, index):
+        return self._frames[index]
 
     def __iter__(self):
         return iter(self._labels)

@@ -44,7 +44,7 @@ def test_rewards_stand_in_the_rows_of_their_index(version, request, labels):
         np.testing.assert_array_equal(found[3], start + 2)
         assert np.isfinite(found).all()
         progress = dataset.column(episode, "reward_vlm_progress")
-        np.testing.assert_allclose(progress[valid], (held / episode.rows)[valid], rtol=1e-6)
+        np.testing.assert_allclose(progress[valid], ((held + 1) / episode.rows)[valid], rtol=1e-6)
         np.testing.assert_array_equal(dataset.column(episode, "reward_vlm_success"), np.full(episode.rows, 0.25))
         start += episode.rows
 
@@ -177,6 +177,38 @@ def test_columns_of_others_are_never_replaced(build_v30):
             FORMAT.label(FORMAT.open(root), name, overwrite=True)
 
 
+def replace_table(change):
+    def replace(path):
+        pq.write_table(change(pq.read_table(path)), path)
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda path: path.unlink(), "file-001.parquet is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "file-001.parquet can't be read"),
+        (replace_table(lambda t: t.drop_columns("index")), "whole numbers as index .no such column"),
+        (
+            replace_table(lambda t: t.set_column(6, "episode_index", t["episode_index"].cast("double"))),
+            "whole numbers as episode_index .double",
+        ),
+        (replace_table(lambda t: t.slice(1)), "holds 4 rows, its episodes have 5"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_data_file_that_can_take_no_labels_is_refused_before_there_are_any(build_v30, tree, damage, match, overwrite):
+    """The last file; the episodes of the first are sound."""
+    root = build_v30()
+    dataset = FORMAT.open(root)
+    damage(root / DATA[1])
+    before = tree(root)
+    with pytest.raises(DatasetError, match=match):
+        FORMAT.label(dataset, "reward_vlm", overwrite=overwrite)
+    assert tree(root) == before
+
+
 @pytest.mark.parametrize("name", ["next.reward", "action", "observation.x", "index", "a/b", "", "task", "x" * 200, "é"])
 def test_reserved_and_impossible_names_are_refused(build_v30, name):
     with pytest.raises(ConfigError, match="reserved"):
@@ -215,6 +247,18 @@ def test_fingerprint_survives_labels_in_the_files_of_its_pictures(build_v30, lab
         assert FORMAT.open(root).fingerprint(camera) == first
     pq.write_table(pq.read_table(root / DATA[0]), root / DATA[0])  # by somebody else: they may be other pictures
     assert FORMAT.open(root).fingerprint(camera) != first
+
+
+def test_pictures_stay_known_when_the_last_labels_are_gone_and_undo_says_by_what(build_v30, labels):
+    root = build_v30(images=True, video=False)
+    camera = FORMAT.open(root).cameras[0]
+    first = FORMAT.open(root).fingerprint(camera)
+    write(root, labels)
+    changes = FORMAT.label(FORMAT.open(root), "reward_vlm", overwrite=True).undo()
+    told = {c.path.name: c.what for c in changes}
+    assert "kept so that these stay known" in told["vlmreward_origins.json"]
+    assert (root / "meta/vlmreward_origins.json").is_file()
+    assert FORMAT.open(root).fingerprint(camera) == first
 
 
 def change(labels_of, index, **parts):

@@ -60,6 +60,25 @@ def test_pictures_in_data_files_are_exact(build_v30, greys, one_group):
 
 
 @pytest.mark.parametrize("version", ["v30", "v21"])
+def test_frames_from_any_one_on_are_the_end_of_all(version, request, known):
+    assert known.check_starts(FORMAT.open(request.getfixturevalue(f"build_{version}")())) == 0
+
+
+@pytest.mark.parametrize("one_group", [False, True])
+def test_pictures_in_data_files_from_any_one_on_are_the_end_of_all(build_v30, known, one_group):
+    root = build_v30(images=True, video=False, one_group=one_group)
+    assert known.check_starts(FORMAT.open(root)) == 0
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    places = table["frame_index"].to_pylist()
+    places[8:11] = [4, 3, 2]  # two of three are out of order; 1 and 3 are nowhere
+    column = table.column_names.index("frame_index")
+    for group_rows in (3, len(table)):
+        pq.write_table(table.set_column(column, "frame_index", pa.array(places)), path, row_group_size=group_rows)
+        assert known.check_starts(FORMAT.open(root)) == 3
+
+
+@pytest.mark.parametrize("version", ["v30", "v21"])
 def test_transitions_are_the_rows(version, request):
     dataset = FORMAT.open(request.getfixturevalue(f"build_{version}")())
     episode = dataset.episodes[1]

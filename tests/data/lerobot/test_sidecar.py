@@ -53,24 +53,40 @@ def test_there_is_never_a_nan(build_v30, labels, filler):
     assert np.isfinite(table["progress_sparse"].to_numpy()).all()
 
 
-def test_hold_repeats_the_last_valid_value(build_v30, labels):
-    found = write(build_v30(), labels)["progress_sparse"].to_numpy()[:7]
-    np.testing.assert_allclose(found * 7, [0, 1, 2, 2, 4, 5, 5], rtol=1e-6)
+@pytest.mark.parametrize("version", ["v30", "v21"])
+def test_row_has_the_progress_of_its_own_frame(version, request, labels):
+    """By hand: frame f of F has f / F, frame 4 is lost; the last one of seven counts, that of five is the lost one."""
+    found = write(request.getfixturevalue(f"build_{version}")(), labels)["progress_sparse"].to_numpy()
+    np.testing.assert_allclose(found[:7] * 7, [0, 1, 2, 3, 3, 5, 6], rtol=1e-6)
+    np.testing.assert_allclose(found[7:19] * 12, [0, 1, 2, 3, 3, 5, 6, 7, 8, 8, 10, 11], rtol=1e-6)
+    np.testing.assert_allclose(found[19:] * 5, [0, 1, 2, 3, 3], rtol=1e-6)
+
+
+def test_row_of_a_column_is_that_of_the_frame_before(build_v30, labels):
+    root = build_v30()
+    own = write(root, labels)["progress_sparse"].to_numpy()
+    dataset = FORMAT.open(root)
+    FORMAT.label(dataset, "reward_vlm").write(labels(dataset.episodes))
+    for episode, start in zip(dataset.episodes, (0, 7, 19), strict=True):
+        of_rows = dataset.column(episode, "reward_vlm_progress")[:-1]
+        np.testing.assert_array_equal(of_rows, own[start + 1 : start + episode.rows])
 
 
 def test_drop_leaves_out_invalid_rows_alone(build_v30, labels):
     table = write(build_v30(), labels, filler="drop")
-    assert table["index"].to_pylist()[:6] == [0, 1, 2, 4, 5, 7]
-    assert table["frame_index"].to_pylist()[5] == 0
+    assert table["index"].to_pylist()[:7] == [0, 1, 2, 3, 5, 6, 7]
+    assert table["frame_index"].to_pylist()[5:7] == [6, 0]
+    assert table["index"].to_pylist()[-1] == 22
 
 
 def test_decrease_makes_what_leads_to_an_invalid_row_a_step_back(build_v30, labels):
     root = build_v30()
     held = rabc_deltas(write(root, labels), 1)
     deltas = rabc_deltas(write(root, labels, filler="decrease", overwrite=True), 1)
-    assert held[2] == 0
-    assert deltas[2] < 0  # to row 3, which is invalid: weight 0
-    assert deltas[5] == 0  # to the last row, which has no successor: not a failure
+    assert held[3] == 0
+    assert deltas[3] < 0  # to frame 4, which is lost: weight 0
+    assert deltas[5] == pytest.approx(1 / 7)  # from a frame to the next, the last one
+    assert deltas[22] == 0  # to the last row, whose frame is lost: not a failure
     assert deltas[0] == pytest.approx(1 / 7)
 
 

@@ -60,10 +60,10 @@ def test_fillers_touch_invalid_rows_alone_and_leave_no_nan(rows):
     valid = np.array([v for _, v in rows])
     values = np.where(valid, [x for x, _ in rows], np.nan).astype(np.float32)
     for filler in ("hold", "decrease", "drop"):
-        found = fill(values, valid, filler)
+        found = fill(values, valid, filler, "reward")
         assert np.isfinite(found).all()
         np.testing.assert_array_equal(found[valid], values[valid])
-    held, down = fill(values, valid, "hold"), fill(values, valid, "decrease")
+    held, down = (fill(values, valid, filler, "reward") for filler in ("hold", "decrease"))
     assert down[-1] == held[-1]
     since = 0
     for t in range(len(rows) - 1):

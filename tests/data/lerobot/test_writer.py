@@ -179,13 +179,13 @@ def test_without_cameras_rewards_or_observation(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "match"),
     [
-        ({"action": np.zeros((5, 3), np.float32)}, "action of an episode is"),
+        ({"action": np.zeros((5, 3), np.float32)}, "action=3.*the first one.*action=2"),
         ({"observation": np.zeros((5, 3), np.float32)}, "observations"),
-        ({"observation": np.zeros((6, 4), np.float32)}, "observation.state of an episode"),
-        ({"reward": None}, "next.reward of an episode is nothing"),
+        ({"observation": np.zeros((6, 4), np.float32)}, "observation=4.*the first one.*observation=3"),
+        ({"reward": None}, "has_reward=False"),
         ({"reward": np.full(5, np.nan, np.float32)}, "not finite"),
         ({"success": None}, "next.success"),
-        ({"frames": {"front": pictures(0, 5)}}, "cameras are"),
+        ({"frames": {"front": pictures(0, 5)}}, "cameras="),
         ({"frames": {"front": pictures(0, 5, (48, 64)), "wrist": pictures(0, 5, (16, 16))}}, "pictures of"),
         ({"frames": {"front": pictures(0, 3), "wrist": pictures(0, 5, (16, 16))}}, "needs 6 pictures"),
         ({"frames": {"front": [np.zeros((32, 64, 3))] * 6, "wrist": pictures(0, 5, (16, 16))}}, "uint8"),

@@ -14,7 +14,7 @@ from vlmreward.data.filler import AUTO, choose_filler
 from vlmreward.data.labels import Change, Labels, is_of_run
 from vlmreward.data.lerobot.episodes import list_episode_files
 from vlmreward.data.lerobot.journal import JOURNAL, Transaction, locked, recover
-from vlmreward.data.lerobot.label_columns import LabelColumns
+from vlmreward.data.lerobot.label_columns import LabelColumns, check_keys
 from vlmreward.data.lerobot.layout import INFO, read_json
 from vlmreward.data.lerobot.origins import ORIGINS, Origin, read_origins, stamp, to_json
 from vlmreward.data.lerobot.parquet import opened
@@ -49,7 +49,8 @@ class ColumnWriter:
 
     Raises:
         ConfigError: The name is reserved or can't be a column, or the filler leaves out values or rows.
-        DatasetError: The column exists and is not ours.
+        DatasetError: The column exists and is not ours, or a data file is missing, damaged or holds other rows than
+            the episodes that are listed in it.
         StorageError: The dataset can't be written.
     """
 
@@ -65,6 +66,7 @@ class ColumnWriter:
             check_writable(inside(self._root, file))
         if not self._is_interrupted():
             self._check_name()
+            self._check_files()
 
     def is_written(self, run: str) -> bool:
         """Return whether all labels of a run stand there; see :class:`~vlmreward.data.labels.LabelWriter`."""
@@ -135,9 +137,24 @@ class ColumnWriter:
         if foreign:
             raise DatasetError(f"column {foreign[0]!r} is there already and not ours: use another name")
 
+    def _check_files(self) -> None:
+        """Look at the footer of every data file: what can't take labels is told before the work, not after it."""
+        for name, rows in self._rows().items():
+            with opened(self._root, name) as file:
+                check_keys(file.schema_arrow, name)
+                if (there := file.metadata.num_rows) != rows:
+                    raise DatasetError(f"{name} holds {there} rows, its episodes have {rows}: repair the dataset")
+
+    def _rows(self) -> dict[str, int]:
+        """Return the number of rows of the episodes of each data file."""
+        rows: dict[str, int] = {}
+        for loc in self._dataset.located:
+            rows[loc.data] = rows.get(loc.data, 0) + loc.episode.rows
+        return rows
+
     def _names(self) -> list[str]:
         """Return the files that change, in the order of replacing: ``info.json`` last."""
-        names = list(dict.fromkeys(loc.data for loc in self._dataset.located))
+        names = list(self._rows())
         if self._dataset.info.version == "v3.0":
             names += list_episode_files(self._root)
         elif inside(self._root, EPISODES_STATS_V21).is_file():
@@ -149,15 +166,12 @@ class ColumnWriter:
         return [*names, INFO]
 
     def _changes(self, what: str, bytes_a_row: int) -> list[Change]:
-        rows: dict[str, int] = {}
-        for loc in self._dataset.located:
-            rows[loc.data] = rows.get(loc.data, 0) + loc.episode.rows
-        changes = []
+        rows, changes = self._rows(), []
         for name in self._names():
             path = inside(self._root, name)
             size = path.stat().st_size if path.exists() else 0
             label = what if name in rows else "features" if name == INFO else "statistics"
-            label = "what files with pictures were before" if name == ORIGINS else label
+            label = "what files with pictures were before, kept so that these stay known" if name == ORIGINS else label
             changes.append(Change(path, label, rows.get(name, 0), size + bytes_a_row * rows.get(name, 0)))
         return changes
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.data.filler import fill
-from vlmreward.data.labels import EpisodeLabels, Labels
+from vlmreward.data.labels import EpisodeLabels, FrameLabels, Labels
 from vlmreward.data.lerobot.episodes import Located
 from vlmreward.data.lerobot.layout import KEYS
 from vlmreward.data.lerobot.stats import NAMES, Whole, of_rows, to_lists
@@ -48,12 +48,10 @@ class LabelColumns:
     def columns(self, table: Any) -> dict[str, Any]:
         """Return the columns for rows of a data file."""
         pa = require_package("pyarrow", "data")
-        if not set(KEYS) <= set(table.column_names) or any(table[c].null_count for c in KEYS):
+        check_keys(table.schema, "a data file")
+        if any(table[c].null_count for c in KEYS):
             raise DatasetError(f"a data file lacks {', '.join(KEYS)} in some rows: labels can't be joined")
         index, episodes, frames = (table[c].to_numpy() for c in KEYS)
-        if not all(np.issubdtype(a.dtype, np.integer) for a in (index, episodes, frames)):
-            kinds = ", ".join(str(a.dtype) for a in (index, episodes, frames))
-            raise DatasetError(f"{', '.join(KEYS)} must be whole numbers, are {kinds}: repair the dataset")
         found: dict[str, npt.NDArray[Any]] = {
             c: np.zeros(len(index), np.bool_ if kind == "bool" else np.float32) for c, kind in self.dtypes.items()
         }
@@ -137,7 +135,7 @@ class LabelColumns:
         check_labels(labels, loc)
         valid = np.asarray(labels.valid, dtype=np.bool_)
         found = {
-            self._name: fill(np.asarray(labels.reward, np.float32), valid, self._filler),
+            self._name: fill(np.asarray(labels.reward, np.float32), valid, self._filler, "reward"),
             f"{self._name}_valid": valid,
         }
         for part in ("success", "progress"):
@@ -145,19 +143,45 @@ class LabelColumns:
             if (values is not None) != (f"{self._name}_{part}" in self.dtypes):
                 raise ConfigError(f"labels of episode {loc.recorded} and of the first one don't agree on having {part}")
             if values is not None:
-                found[f"{self._name}_{part}"] = fill(np.asarray(values, np.float32), valid, self._filler)
+                found[f"{self._name}_{part}"] = fill(np.asarray(values, np.float32), valid, self._filler, part)
         return found
 
 
-def check_labels(labels: EpisodeLabels, loc: Located) -> None:
+def check_keys(schema: Any, whose: str) -> None:
+    """Refuse a data file whose rows labels can't be joined to.
+
+    Args:
+        schema: The pyarrow schema of its rows.
+        whose: The file, in words.
+
+    Raises:
+        DatasetError: A column of :data:`~vlmreward.data.lerobot.layout.KEYS` is missing, or none of whole numbers.
+    """
+    pa = require_package("pyarrow", "data")
+    kinds = {key: schema.field(key).type if key in schema.names else None for key in KEYS}
+    for key, kind in kinds.items():
+        if kind is None or not pa.types.is_integer(kind):
+            raise DatasetError(
+                f"{whose} has no whole numbers as {key} ({kind or 'no such column'}): repair the dataset"
+            )
+
+
+def check_labels(
+    labels: EpisodeLabels | FrameLabels, loc: Located, parts: Sequence[str] = ("reward", "success", "progress")
+) -> None:
     """Refuse labels that don't fit an episode.
+
+    Args:
+        labels: Of its rows, or of its frames, which are as many.
+        loc: The episode.
+        parts: Which of them are written, besides their validity.
 
     Raises:
         ConfigError: There is another number of them than rows.
         NonFiniteError: A valid one is not finite.
     """
     valid = np.asarray(labels.valid, dtype=np.bool_)
-    for part in ("valid", "reward", "success", "progress"):
+    for part in ("valid", *parts):
         values = getattr(labels, part)
         if values is None:
             continue

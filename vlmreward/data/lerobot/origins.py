@@ -1,4 +1,8 @@
-"""What data files with pictures in them were before labels were written in, so that known pictures stay known."""
+"""What data files with pictures in them were before labels were written in, so that known pictures stay known.
+
+It stays when the last labels are taken away again: the data files were written anew, and without it their pictures
+would pass for others. They would be decoded again, and the runs that labelled them be refused as another dataset's.
+"""
 
 from __future__ import annotations
 

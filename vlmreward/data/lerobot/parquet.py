@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.data.paths import inside, one_line
-from vlmreward.errors import DatasetError, VlmRewardError
+from vlmreward.errors import DatasetError, UnknownColumnError, VlmRewardError
 from vlmreward.optional import require_package
 
 
@@ -55,16 +56,20 @@ def opened(root: Path, name: str) -> Iterator[Any]:
         yield file  # what goes wrong in the block is its own affair: it may be writing another file
 
 
-def row_groups_of(file: Any, episode_index: int) -> list[int]:
-    """Return the row groups that may hold rows of an episode, by the file's own statistics."""
+def row_groups_of(file: Any, episode_index: int, start: int = 0) -> list[int]:
+    """Return the row groups that may hold rows of an episode from row ``start`` on, by the file's own statistics."""
     if "episode_index" not in file.schema_arrow.names:
         raise DatasetError("there is no column episode_index")
-    leaf = next(i for i in range(file.metadata.num_columns) if file.schema.column(i).path == "episode_index")
+    leaves = {file.schema.column(i).path: i for i in range(file.metadata.num_columns)}
+
+    def bounds(group: int, name: str) -> tuple[float, float]:
+        known: Any = file.metadata.row_group(group).column(leaves[name]).statistics if name in leaves else None
+        return (known.min, known.max) if known is not None and known.has_min_max else (-math.inf, math.inf)
+
     found = []
     for group in range(file.metadata.num_row_groups):
-        statistics: Any = file.metadata.row_group(group).column(leaf).statistics
-        bounds = (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else None
-        if bounds is None or bounds[0] <= episode_index <= bounds[1]:
+        lowest, highest = bounds(group, "episode_index")
+        if lowest <= episode_index <= highest and bounds(group, "frame_index")[1] >= start:
             found.append(group)
     return found
 
@@ -83,14 +88,16 @@ def read_episode(root: Path, name: str, episode_index: int, rows: int, columns: 
         By name a pyarrow array of ``rows`` values, in the order of ``frame_index``.
 
     Raises:
-        DatasetError: A column is missing, the file is damaged, or holds another number of rows of the episode.
+        UnknownColumnError: There is no such column.
+        DatasetError: The file is damaged, or holds another number of rows of the episode.
     """
     pa = require_package("pyarrow", "data")
     compute = require_package("pyarrow.compute", "data")
     with opened(root, name) as file, reading(name):
-        missing = [c for c in (*columns, "episode_index", "frame_index") if c not in file.schema_arrow.names]
-        if missing:
-            raise DatasetError(f"{name} has no column {missing[0]!r}: there are {', '.join(file.schema_arrow.names)}")
+        for column in (*columns, "episode_index", "frame_index"):
+            if column not in (there := file.schema_arrow.names):
+                error = UnknownColumnError if column in columns else DatasetError
+                raise error(f"{name} has no column {column!r}: there are {', '.join(there)}")
         wanted = list(dict.fromkeys([*columns, "episode_index", "frame_index"]))
         parts = []
         for group in row_groups_of(file, episode_index):

@@ -61,7 +61,7 @@ class LeRobotReader:
             self.located = _with_success(self.root, self.located)
         self.episodes: Sequence[Episode] = [located.episode for located in self.located]
 
-    def frames(self, episode: Episode, camera: str) -> Iterator[Frame | Undecodable]:
+    def frames(self, episode: Episode, camera: str, start: int = 0) -> Iterator[Frame | Undecodable]:
         """Decode the pictures of an episode; see :class:`~vlmreward.data.dataset.EpisodeDataset`.
 
         Raises:
@@ -70,13 +70,13 @@ class LeRobotReader:
         key = self._key(camera)
         located = self.located[episode.index]
         if self.info.features[key].dtype == "image":
-            return decode_images(self.root, located, key)
+            return decode_images(self.root, located, key, start)
         span = located.videos[key]
         try:
             path = inside(self.root, span.name)
         except DatasetError as e:
-            return iter([Undecodable(str(e))] * episode.frames)
-        return decode_span(path, span.start_s, span.end_s, episode.frames, self.info.fps)
+            return iter([Undecodable(str(e))] * (episode.frames - start))
+        return decode_span(path, span.start_s, span.end_s, episode.frames, self.info.fps, start)
 
     def transitions(self, episode: Episode) -> Transitions:
         """Read everything of an episode but its pictures.
@@ -115,7 +115,8 @@ class LeRobotReader:
         """Read a column of one number a row, float32, shape (T,).
 
         Raises:
-            DatasetError: There is no such column, or it is no number a row.
+            UnknownColumnError: There is no such column.
+            DatasetError: It can't be read, or is no number a row.
         """
         numbers = self._read(episode, [name])[name]
         if numbers.size != episode.rows:

@@ -1,13 +1,18 @@
 """Writes progress beside a LeRobot dataset, in the file that LeRobot's reward-aligned cloning (RA-BC) reads.
 
 ``sarm_progress.parquet`` holds ``index``, ``episode_index``, ``frame_index`` (int64) and ``progress_sparse`` (float32).
-LeRobot weighs a sample by ``progress[t + chunk] - progress[t]`` and gives its ``fallback_weight``, 1 unless it is set,
-to a row that is NaN *or missing*. So no NaN is ever written, and the fillers mean:
+Row t holds the progress of frame t itself, where a column of labels holds that of frame t + 1: LeRobot weighs the
+actions that begin at frame t by ``progress[t + chunk] - progress[t]``, and near the end by the last row's progress less
+``progress[t]``. So the first and the last row have values of their own, and a row is invalid only where its own frame
+could not be decoded or scored.
+
+LeRobot gives its ``fallback_weight``, 1 unless it is set, to a row that is NaN *or missing*. So no NaN is ever written,
+and the fillers mean:
 
 * ``hold`` (``auto``): an invalid row repeats the last valid value: it counts as standing still.
 * ``drop``: an invalid row is left out; train with ``fallback_weight: 0``, or such samples count in full.
 * ``decrease``: an invalid row lies below the last valid value: samples that lead to it weigh 0; one that starts there
-  may count in full.
+  may count in full. The last row of an episode holds, and none goes below 0: from there it counts as standing still.
 """
 
 from __future__ import annotations
@@ -71,7 +76,7 @@ class SidecarWriter:
     def plan(self) -> Sequence[Change]:
         """Return what ``write`` would do; changes nothing."""
         rows = sum(episode.rows for episode in self._dataset.episodes)
-        return [Change(self._path, f"progress of each row, filler {self._filler}", rows, _BYTES_A_ROW * rows)]
+        return [Change(self._path, f"progress of each frame, filler {self._filler}", rows, _BYTES_A_ROW * rows)]
 
     def write(self, labels: Labels) -> None:
         """Write the progress of the labels; see :class:`~vlmreward.data.labels.LabelWriter`.
@@ -111,13 +116,13 @@ class SidecarWriter:
 
     def _columns(self, labels: Labels) -> Iterator[dict[str, Any]]:
         for loc in self._dataset.located:
-            found = labels.episode(loc.episode.index)
-            check_labels(found, loc)
+            found = labels.frames(loc.episode.index)  # as many as rows: a row of LeRobot is a frame
+            check_labels(found, loc, ("progress",))
             if found.progress is None:
                 raise ConfigError(f"the labels have no progress, which {self._file} is of: use a reward that gives it")
             valid = np.asarray(found.valid, dtype=np.bool_)
             rows = np.flatnonzero(valid) if self._filler == "drop" else np.arange(loc.episode.rows)
-            progress = fill(np.asarray(found.progress, dtype=np.float32), valid, self._filler)
+            progress = fill(np.asarray(found.progress, dtype=np.float32), valid, self._filler, "progress")
             yield {
                 "index": loc.start + rows,
                 "episode_index": np.full(len(rows), loc.recorded),

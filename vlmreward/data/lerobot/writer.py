@@ -14,8 +14,11 @@ from vlmreward.data.dataset import Recording
 from vlmreward.data.lerobot.layout import INFO, SHORT, fill_template
 from vlmreward.data.lerobot.stats import PictureStats, Stats, Whole, of_rows, to_lists
 from vlmreward.data.lerobot.video_file import CHUNKS_SIZE, VIDEO_MB, VIDEO_PATH, VideoFile
-from vlmreward.errors import ConfigError, DatasetError
+from vlmreward.data.recording import Shapes, check_fps, check_pictures, check_recording
+from vlmreward.data.staging import Staged
+from vlmreward.errors import ConfigError
 from vlmreward.optional import require_package
+from vlmreward.types import FloatArray
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
@@ -29,8 +32,8 @@ class LeRobotWriter:
     A row is a frame: of the T + 1 pictures and observations of a recording the last is not kept, as LeRobot has no
     place for it. Cameras become ``observation.images.<name>``, the observation ``observation.state``; rewards, ends and
     success stand in ``next.reward``, ``next.done`` (either end), ``next.terminated``, ``next.truncated`` and
-    ``next.success`` (true in the last row of a success), which concern what follows the row's action. ``info.json``
-    comes last: what a kill leaves is no dataset.
+    ``next.success`` (true in the last row of a success), which concern what follows the row's action. Everything is
+    written in a folder of another name, which gets its own at the end.
 
     Args:
         root: A folder that is empty or doesn't exist.
@@ -41,7 +44,7 @@ class LeRobotWriter:
         codec_options: Options of the codec; None is near lossless for libx264, the codec's own default for others.
 
     Raises:
-        DatasetError: The folder isn't empty.
+        DatasetError: The folder isn't empty, or another writer is at work there.
         ConfigError: ``fps`` is not a number above 0, or the codec isn't known.
     """
 
@@ -57,20 +60,17 @@ class LeRobotWriter:
     ) -> None:
         av = require_package("av", "data")
         require_package("pyarrow", "data")
-        if not 0 < fps < 1e6:
-            raise ConfigError(f"fps must be a number above 0, got {fps!r}")
+        check_fps(fps)
         if codec not in av.codecs_available:
             raise ConfigError(f"codec {codec!r} is not in this PyAV: use 'libx264'")
         self._root = Path(root).expanduser().absolute()
-        with storage_errors(self._root, making=True):
-            self._root.mkdir(parents=True, exist_ok=True)
-            if any(self._root.iterdir()):
-                raise DatasetError(f"{root} is not empty: give a folder for the new dataset")
+        self._staged = Staged(self._root)
         self._fps, self._env_id, self._robot, self._codec = float(fps), env_id, robot, codec
         fine = {"crf": "18", "preset": "veryfast"} if codec == "libx264" else {}
         self._options = fine if codec_options is None else dict(codec_options)
         self._videos: dict[str, VideoFile] = {}
         self._features: dict[str, dict[str, Any]] = {}
+        self._shapes: Shapes | None = None
         self._data: Any = None
         self._data_file = -1
         self._episodes: Any = None
@@ -80,32 +80,28 @@ class LeRobotWriter:
         self._rows = 0
         self._count = 0
         self._broken = False
-        self._finished = False
 
     def add(self, recording: Recording) -> None:
         """Write one episode; see :class:`~vlmreward.data.dataset.EpisodeWriter`.
 
         Raises:
-            ConfigError: Its shapes differ from those of the first one, it has no rows, or an earlier one failed.
+            ConfigError: Its shapes differ from those of the first one, it has no rows or values that are not finite, or
+                an earlier one failed.
             StorageError: The disk is full.
         """
-        if self._broken or self._finished:
-            state = "was finished" if self._finished else "failed while an episode was written"
+        if self._broken or not self._staged.is_open:
+            state = "failed while an episode was written" if self._broken else "was finished"
             raise ConfigError(f"the dataset {self._root.name} {state}: write a new one")
-        columns = self._columns(recording)
-        rows = len(recording.action)
-        if self._features:
-            self._check_same(recording, columns)
+        shapes, seen, action = check_recording(recording, self._shapes)
+        columns = self._columns(recording, seen, action)
+        rows = len(action)
         self._broken = True  # until all of the episode is written: pictures can't be taken back out of a video
         stats: dict[str, Stats] = {}
         spans: dict[str, Any] = {}
-        for camera, frames in recording.frames.items():
-            key = SHORT + camera
-            stats[key], spans[key] = self._add_video(key, frames, rows)
+        for camera in recording.frames:
+            stats[SHORT + camera], spans[SHORT + camera] = self._add_video(recording, camera, rows)
         if not self._count:
             self._features |= {name: _feature(values) for name, values in columns.items()}
-        if set(self._videos) != set(spans):
-            raise ConfigError(f"cameras are {', '.join(spans)}, those of the first episode {', '.join(self._videos)}")
         task = self._tasks.setdefault(recording.instruction, len(self._tasks))
         columns |= {
             "timestamp": (np.arange(rows) / self._fps).astype(np.float32),
@@ -120,17 +116,18 @@ class LeRobotWriter:
             self._list(recording, rows, place, spans, stats)
         for name, of_episode in stats.items():
             self._whole.setdefault(name, Whole()).add(of_episode)
+        self._shapes = shapes
         self._rows += rows
         self._count += 1
         self._broken = False
 
     def finish(self) -> None:
-        """Write what makes it a whole dataset: list of episodes, tasks, statistics, and ``info.json`` last.
+        """Write what makes it a whole dataset (list of episodes, tasks, statistics, ``info.json``) and name it.
 
         Raises:
             ConfigError: No episode was added, or one failed.
         """
-        if self._broken or self._finished or not self._count:
+        if self._broken or not self._staged.is_open or not self._count:
             state = "holds no episode" if not self._count else "failed or was finished before"
             raise ConfigError(f"the dataset {self._root.name} {state}: add episodes to a new one")
         with storage_errors(self._root):
@@ -141,63 +138,42 @@ class LeRobotWriter:
             self._episodes.close()
             self._write_tasks()
         whole = {name: to_lists(whole.stats()) for name, whole in self._whole.items()}
-        write_bytes(self._root / "meta/stats.json", _json(whole))
-        write_bytes(self._root / INFO, _json(self._info()))
-        self._finished = True
+        write_bytes(self._staged.path / "meta/stats.json", _json(whole))
+        write_bytes(self._staged.path / INFO, _json(self._info()))
+        self._staged.commit()
 
-    def _columns(self, recording: Recording) -> dict[str, Any]:
-        """Return the columns of an episode's rows that come from the recording, checked against each other."""
-        action = np.asarray(recording.action, dtype=np.float32)
-        seen = np.asarray(recording.observation, dtype=np.float32)
+    def _columns(self, recording: Recording, seen: FloatArray, action: FloatArray) -> dict[str, Any]:
+        """Return the columns of an episode's rows that come from the recording."""
         rows = len(action)
-        if action.ndim != 2 or not rows or seen.ndim != 2 or len(seen) != rows + 1:
-            shapes = f"{action.shape} and {seen.shape}"
-            raise ConfigError(f"an episode needs actions (T, A) and observations (T + 1, D), T > 0, got {shapes}")
         ends = np.zeros((2, rows), dtype=np.bool_)
         ends[:, -1] = recording.terminated, recording.truncated
         columns: dict[str, Any] = {"observation.state": seen[:-1]} if seen.shape[1] else {}
         columns["action"] = action
         if recording.reward is not None:
-            reward = np.asarray(recording.reward, dtype=np.float32)
-            if reward.shape != (rows,):
-                raise ConfigError(f"an episode of {rows} actions needs as many rewards, got {reward.shape}")
-            columns["next.reward"] = reward
+            columns["next.reward"] = np.asarray(recording.reward, dtype=np.float32)
         columns |= {"next.done": ends.any(axis=0), "next.terminated": ends[0], "next.truncated": ends[1]}
         if recording.success is not None:
             columns["next.success"] = np.arange(rows) == (rows - 1 if recording.success else rows)
+        if self._count and ("next.success" in columns) != ("next.success" in self._features):
+            raise ConfigError(
+                "next.success is recorded of some episodes and not of others: record it of all or of none"
+            )
         for name, values in columns.items():
             if not np.isfinite(values).all():
                 raise ConfigError(f"{name} of an episode has values that are not finite: leave the episode out")
         return columns
 
-    def _check_same(self, recording: Recording, columns: Mapping[str, Any]) -> None:
-        known = {name: f for name, f in self._features.items() if f["dtype"] != "video"}
-        given = {name: _feature(values) for name, values in columns.items()}
-        cameras = {SHORT + camera for camera in recording.frames}
-        for name in [*known, *given]:
-            if known.get(name) != given.get(name):
-                shapes = [f["shape"] if (f := found.get(name)) else "nothing" for found in (given, known)]
-                raise ConfigError(f"{name} of an episode is {shapes[0]}, that of the first one {shapes[1]}")
-        if cameras != set(self._videos):
-            raise ConfigError(f"cameras are {sorted(cameras)}, those of the first episode {sorted(self._videos)}")
-
-    def _add_video(self, key: str, frames: Any, rows: int) -> tuple[Stats, dict[str, Any]]:
+    def _add_video(self, recording: Recording, camera: str, rows: int) -> tuple[Stats, dict[str, Any]]:
+        key = SHORT + camera
+        size = tuple(self._features[key]["shape"][:2]) if key in self._features else None
         found = PictureStats()
         every = max(1, rows // 1000)
-        video = self._videos.get(key)
-        count = 0
+        video = self._videos.setdefault(key, VideoFile(self._staged.path, key, self._fps, self._codec, self._options))
         begin = 0
-        for frame in frames:
-            picture = np.asarray(frame)
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-                raise ConfigError(f"pictures of {key} must be uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
+        for count, picture in enumerate(check_pictures(recording, camera, size)):
             height, width = picture.shape[:2]
             if key not in self._features:
                 self._features[key] = self._video_feature(key, height, width)
-            if [height, width, 3] != self._features[key]["shape"]:
-                raise ConfigError(f"pictures of {key} are {self._features[key]['shape']}, got {picture.shape}")
-            if video is None:
-                video = self._videos[key] = VideoFile(self._root, key, self._fps, self._codec, self._options)
             if not count:
                 video.begin(width, height)
                 begin = video.frames
@@ -205,9 +181,6 @@ class LeRobotWriter:
                 video.add(picture)
                 if count % every == 0:
                     found.add(picture)
-            count += 1
-        if count != rows + 1 or video is None:
-            raise ConfigError(f"an episode of {rows} actions needs {rows + 1} pictures of {key}, got {count}")
         return found.stats(), {**video.place, "from": begin / self._fps, "to": video.frames / self._fps}
 
     def _video_feature(self, key: str, height: int, width: int) -> dict[str, Any]:
@@ -247,7 +220,7 @@ class LeRobotWriter:
 
     def _data_path(self) -> Path:
         place = {"chunk_index": self._data_file // CHUNKS_SIZE, "file_index": self._data_file % CHUNKS_SIZE}
-        return self._root / fill_template(DATA_PATH, place, "data_path")
+        return self._staged.path / fill_template(DATA_PATH, place, "data_path")
 
     def _list(
         self,
@@ -282,7 +255,7 @@ class LeRobotWriter:
         parquet = require_package("pyarrow.parquet", "data")
         if not self._listed:
             return
-        path = self._root / EPISODES_PATH
+        path = self._staged.path / EPISODES_PATH
         if self._episodes is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._episodes = parquet.ParquetWriter(
@@ -309,7 +282,7 @@ class LeRobotWriter:
             "pandas_version": "2.2.3",
         }
         parquet.write_table(
-            table.replace_schema_metadata({"pandas": json.dumps(described)}), self._root / "meta/tasks.parquet"
+            table.replace_schema_metadata({"pandas": json.dumps(described)}), self._staged.path / "meta/tasks.parquet"
         )
 
     def _info(self) -> dict[str, Any]:
