@@ -29,8 +29,6 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from vlmreward.audit.progress_metrics import OUTCOMES, auroc, outcome, spearman
 from vlmreward.cli import collect, fit_critic
@@ -247,18 +245,19 @@ def study(root: Path, out: Path) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> None:
-    """Print a table for each task and draw the picture."""
-    for task, found in result["tasks"].items():
-        unseen = " (unseen)" if task == result["unseen"] else ""
-        title = f"{task}{unseen}: {found['held_out']} episodes, {found['failures']} failures"
-        table = Table("", *FIGURES.values(), title=title)
-        for name, row in found["rows"].items():
-            table.add_row(name, *(_cell(row[figure]) for figure in FIGURES))
-        Console(width=170).print(table)
+    """Print a table for each figure, for the documentation."""
+    tasks = result["tasks"]
+    heads = [f"{task.split('_', 1)[1]}{' (unseen)' if task == result['unseen'] else ''}" for task in tasks]
+    print(f"| | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
+    print("| episodes; failures |", " | ".join(f"{t['held_out']}; {t['failures']}" for t in tasks.values()), "|")
+    for figure, title in FIGURES.items():
+        print(f"\n{title[0].upper()}{title[1:]}:\n\n| | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
+        for name in next(iter(tasks.values()))["rows"]:
+            print(f"| {name} | {' | '.join(_cell(task['rows'][name][figure]) for task in tasks.values())} |")
 
 
 def _cell(value: Sequence[float | None]) -> str:
-    return "-" if value[0] is None else f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
+    return "–" if value[0] is None else f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
