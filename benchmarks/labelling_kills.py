@@ -72,11 +72,11 @@ class CountDecoded(importlib.abc.MetaPathFinder):
             run(module)
             frames = module.LeRobotReader.frames
 
-            def counted(reader, episode, camera):
+            def counted(reader, episode, camera, start=0):
                 path = os.path.join(os.environ["DECODED"], str(os.getpid()))
                 file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
                 try:
-                    for frame in frames(reader, episode, camera):
+                    for frame in frames(reader, episode, camera, start):
                         os.write(file, b".")
                         yield frame
                 finally:
