@@ -18,8 +18,10 @@ from vlmreward.agents.checkpointer import Checkpointer
 from vlmreward.agents.episode_log import EpisodeLog
 from vlmreward.agents.frame_log import FrameLog
 from vlmreward.agents.last_step import LastStep, find_last_step
+from vlmreward.agents.online.learner import OnlineLearner
 from vlmreward.agents.progress import Progress
 from vlmreward.errors import ConfigError
+from vlmreward.rewards.head import HEAD_FILE
 from vlmreward.wrappers.scorer import Scorer
 
 SCORER_PHASES = ("env", "render", "encode", "wait")  # whose time the scorer counts
@@ -113,6 +115,7 @@ class TrainingCallback(BaseCallback):
         cadence: How often.
         stop: The user's wish to stop.
         select: Returns the VLM return on the selection seeds, or None if frames could not be scored.
+        learner: Learns the reward beside training; None for a reward that does not learn.
     """
 
     def __init__(
@@ -126,10 +129,12 @@ class TrainingCallback(BaseCallback):
         cadence: Cadence,
         stop: StopRequest,
         select: Callable[[], float | None] | None = None,
+        learner: OnlineLearner | None = None,
     ) -> None:
         super().__init__()
         self._scorer, self._checkpointer, self._episodes, self._frames = scorer, checkpointer, episodes, frames
         self._clock, self._progress, self._cadence, self._stop, self._select = clock, progress, cadence, stop, select
+        self._learner = learner
         self.safe_timesteps = 0  # environment steps whose results are in the algorithm's state
         self._last_step: LastStep | None = None
         self._next: dict[str, int] = {}
@@ -151,6 +156,8 @@ class TrainingCallback(BaseCallback):
             self._clock.phases["learn"] += time.perf_counter() - self._update_began
             self._update_began = None
         done = self.safe_timesteps = self.model.num_timesteps
+        if self._learner is not None:  # here, so that all rows of a rollout have one version of the reward
+            self._learner.step(done)
         if done >= self._next["log"]:
             self._next["log"] = _after(done, self._cadence.log)
             self.write_log()
@@ -189,6 +196,10 @@ class TrainingCallback(BaseCallback):
         self._scorer.flush()  # what is saved counts the frames whose rewards are saved
         self.count()
         self._episodes.collect(self._scorer)
+        if (
+            self._learner is not None
+        ):  # for evaluations, and to label datasets; a run that is resumed has its checkpoint
+            self._learner.save_head(self._checkpointer.store.folder.parent / HEAD_FILE)
         self._checkpointer.save(self.safe_timesteps)
 
     def write_log(self) -> None:
@@ -197,7 +208,9 @@ class TrainingCallback(BaseCallback):
         self.count()
         means = self._episodes.means()
         done = self.model.num_timesteps
-        for key, value in {**means, **self._frames.next_line(), **self._scorer.transform.log_values()}.items():
+        learned = {} if self._learner is None else self._learner.log_values()
+        values = {**means, **self._frames.next_line(), **self._scorer.transform.log_values(), **learned}
+        for key, value in values.items():
             self.logger.record(key, value)
         self.logger.record("rollout/episodes", self._episodes.total)
         self.logger.record("time/wall_seconds", self._clock.wall)

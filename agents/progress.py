@@ -22,6 +22,7 @@ class Progress:
 
     def __init__(self, what: str, total: int, done: int = 0, unit: str = "steps") -> None:
         self._what, self._total, self._first, self._unit = what, total, done, unit
+        self._done = done
         self._started = self._printed = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -63,6 +64,11 @@ class Progress:
             left = max(0, self._total - done) / rate if rate > 0 else float("inf")
             text = f"{self._what}: {done}/{self._total} {self._unit}, {rate:.0f}/s, {_clock(left)} left"
             print(f"{text}  {words}".rstrip(), file=sys.stderr, flush=True)
+
+    def advance(self, count: int, **numbers: float | None) -> None:
+        """Show that ``count`` more units are done; see :meth:`update`."""
+        self._done += count
+        self.update(self._done, **numbers)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from vlmreward.errors import ConfigError, UnknownNameError
@@ -62,24 +65,23 @@ class Registry:
         Raises:
             UnknownNameError: The name is not registered.
         """
-        if name not in self._targets:
-            raise UnknownNameError(f"unknown {self.kind} {name!r}: {suggest(name, self._targets)}")
-        module, attribute = self._targets[name].split(":")
+        module, attribute = self._target(name).split(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def make(self, name: str, given: Mapping[str, Any], /, **settings: Any) -> Any:
+    def make(self, name: str, given: Mapping[str, Any], prefix: str | None = None, /, **settings: Any) -> Any:
         """Build what a name stands for.
 
         Args:
             name: One of :meth:`names`.
             given: Arguments that the caller supplies and users can't set.
+            prefix: What users write before the name of a setting here; None: what they always do.
             **settings: Arguments that users set.
 
         Raises:
             UnknownNameError: The name is not registered.
             ConfigError: A setting is unknown or missing.
         """
-        target = self.get(name)
+        target, at = self.get(name), self.prefix if prefix is None else prefix
         parameters = inspect.signature(target).parameters
         known = {key: p for key, p in parameters.items() if key not in given and p.kind is not p.VAR_KEYWORD}
         for key in settings:
@@ -87,7 +89,7 @@ class Registry:
                 raise ConfigError(f"{self.kind} {name!r} has no setting {key!r}: {suggest(key, known)}")
         for key, parameter in known.items():
             if parameter.default is parameter.empty and key not in settings:
-                raise ConfigError(f"{self.kind} {name!r} needs the setting {key!r}: give {self.prefix}{key}=...")
+                raise ConfigError(f"{self.kind} {name!r} needs the setting {key!r}: give {at}{key}=...")
         return target(**given, **settings)
 
     def name_in(self, config: Mapping[str, Any]) -> str:
@@ -101,9 +103,31 @@ class Registry:
             raise ConfigError(f"the config of {self.kind} needs 'name', got {sorted(config)}: known names: {known}")
         return config["name"]
 
+    def summary(self, name: str) -> str:
+        """Return what a name stands for: the first line of its docstring, without marks; "" if there is none.
+
+        Its module is read and not run, so that what it needs may be missing.
+
+        Raises:
+            UnknownNameError: The name is not registered.
+        """
+        module, attribute = self._target(name).split(":")
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+                return (ast.get_docstring(node) or "").partition("\n")[0].replace("``", "")
+        return ""
+
     def names(self) -> list[str]:
         """Return every registered name, sorted."""
         return sorted(self._targets)
+
+    def _target(self, name: str) -> str:
+        if name not in self._targets:
+            raise UnknownNameError(f"unknown {self.kind} {name!r}: {suggest(name, self._targets)}")
+        return self._targets[name]
 
     def __contains__(self, name: object) -> bool:
         """Return whether a name is registered."""

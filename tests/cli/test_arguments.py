@@ -58,7 +58,8 @@ def test_empty_prompt_is_refused(value: str) -> None:
 
 def test_path_is_literal_and_the_last_one_counts() -> None:
     arguments = parse_arguments(["run_dir=a,b", "run_dir=/tmp/x=[1] y"])
-    assert arguments.literals == {"run_dir": ("/tmp/x=[1] y",)}
+    assert arguments.literals == {"run_dir": ("a,b", "/tmp/x=[1] y")}
+    assert arguments.path("run_dir") == "/tmp/x=[1] y"
 
 
 def test_other_keys_keep_their_grammar() -> None:

@@ -96,7 +96,7 @@ def test_pictures_of_ones_own(cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "neither env nor frames is given: write env=<name>, or frames=<CSV file>"),
+        ((), "none of env, frames and dataset is given: write env=<name>, frames=<CSV file>"),
         (("env=cartpole", "frames=x"), "both env and frames are given"),
         (("frames=nowhere", "goal=x"), "no labels at nowhere"),
         (("frames=empty", "goal=x"), "empty holds 0 CSV files"),
@@ -272,7 +272,7 @@ def test_the_page_is_drawn_and_sorted_by_a_real_browser(cli, tmp_path):
     """The page's own script runs: a click on a heading sorts the rows by it, baselines and all."""
     assert cli(*AUDIT, "env=cartpole", "landscapes=true", "vary.reward.alpha=[0,0.5,1]").code == 0
     page = (tmp_path / "a" / "audit.html").read_text()
-    click = "<script>document.querySelectorAll('#table th')[1].click()</script></body>"
+    click = "<script>document.querySelectorAll('.sorted th')[1].click()</script></body>"
     (tmp_path / "clicked.html").write_text(page.replace("</body>", click))
     options = (
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

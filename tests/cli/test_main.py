@@ -174,6 +174,17 @@ def test_list_prints_every_name(kind: str, capsys: pytest.CaptureFixture[str]) -
     assert all(re.search(rf"\b{re.escape(name)}\b", out) for name in names)
 
 
+def test_list_describes_what_answers_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("judges", "annotators"):
+        assert main(["list", kind]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line.split(maxsplit=1)[1:] for line in out.splitlines()}
+    assert lines.keys() >= {"http", "scripted", "transformers", "page", "reward", "terminal"}
+    assert lines["http"] == ["Asks a server that speaks the OpenAI protocol, several questions at a time."]
+    assert all(told for name, told in lines.items() if not name.endswith("="))
+    assert "`" not in out
+
+
 def test_list_says_how_an_algorithm_is_scored(capsys: pytest.CaptureFixture[str]) -> None:
     main(["list", "agents"])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}

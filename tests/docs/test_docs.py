@@ -38,6 +38,9 @@ from vlmreward.encoders import mini
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.store_folder import StoreMeta
 from vlmreward.errors import VlmRewardError
+from vlmreward.rewards.head import HEAD_FILE, Head, HeadMeta
+from vlmreward.rewards.head_net import HeadSettings, make_net
+from vlmreward.testing.critics import save_random_critic
 
 ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "tests" / "cli" / "fakes"
@@ -53,6 +56,11 @@ NOT_RUN = {
     "make fix": "rewrites the checkout",
     "pip install": "needs the network",
     ".venv/bin/pytest": "runs these tests",
+    "vlmreward train env=cartpole reward=yes_no": "needs a server; tests/cli/test_judge.py starts one",
+    "vlmreward train env=cartpole reward=rubric": "needs weights; test_transformers_judge.py makes some",
+    "vlmreward label dataset=recordings reward=gvl": "as this one does",
+    "vlmreward train env=cartpole agent=dqn reward=preference reward.annotator.name=two_stage": "a server too",
+    "vlmreward train env=cartpole agent=dqn reward=distilled reward.annotator.of.name=rubric": "and this one",
     "vlmreward label dataset=datasets/swing engine=ray": "starts servers; tests/labelling/test_ray_engine.py does",
     "vlmreward pretrain-mini": "takes an hour and a teacher; tests/agents/fit/test_pretrain.py runs its stages",
 }
@@ -67,6 +75,9 @@ SMALL = {
     "audit": ("count=30", "replicates=20", "landscapes=false"),
     "collect": ("episodes=3", SHORT_EPISODE),
     "label": ("force=true",),
+    "fit-critic": ("steps=2", "groups=2", "width=16", "layers=1"),
+    # nobody answers here, wherever a person is asked
+    "fit-reward": ("reward.annotator.name=reward", "reward.learning.budget=64", "reward.learning.fit_steps=2"),
 }
 WITH_ENV = ("evaluate", "record", "audit")
 QUICK_START = "encoder.runtime=torch"  # the engine that auto chooses takes longer to get ready than such a command
@@ -173,13 +184,15 @@ def shorten(name, settings):
         small = [*SMALL_OFFLINE, *([SHORT_EPISODE] if "env" in arguments.keys() else [])]  # noqa: SIM118
     elif name == "train":
         small += SMALL_AGENT[get_agent(compose("train", arguments)["agent"]["name"]).scoring]
-    elif name in WITH_ENV and not {"run", "frames"} & set(arguments.literals):
+    elif name in WITH_ENV and not {"run", "frames", "dataset"} & set(arguments.literals):
         small.append(SHORT_EPISODE)
     for key, _, value in [setting.partition("=") for setting in settings]:
         if key == "encoder" and match_option(key, value, list_groups()) != "mini":
             small.append("encoder=fake")
     fixed = ("encoder.runtime=", "encoder.precision=", "resume=", "run=")  # they settle the engine
-    if name in ("train", "label", *WITH_ENV) and not any(s.startswith(fixed) for s in settings):
+    if name in ("train", "label", "fit-critic", "fit-reward", *WITH_ENV) and not any(
+        s.startswith(fixed) for s in settings
+    ):
         small += [QUICK_START] if "encoder=fake" not in small else []
     replaced = {setting.partition("=")[0] for setting in small}
     return [setting for setting in settings if setting.partition("=")[0] not in replaced] + small
@@ -225,6 +238,11 @@ def tiny_dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def mini_encoder():
+    return encoders.make_encoder("mini", runtime="torch")
+
+
+@pytest.fixture(scope="module")
 def random_mini(tmp_path_factory):
     """A weights file of the form that ``vlmreward pretrain-mini`` writes."""
     path = tmp_path_factory.mktemp("weights") / mini.WEIGHTS
@@ -253,10 +271,12 @@ def attempt(request, tmp_path, monkeypatch, capsys):
     def provide(name, literals, settings):
         for path in map(Path, literals.get("dataset", ())):
             labelled = any(setting.startswith(("undo=true", "columns=", "labels=")) for setting in settings)
-            if name == "inspect":
+            if name in ("inspect", "fit-critic"):
                 make_dataset(path)
             else:
                 shutil.copytree(request.getfixturevalue("tiny_dataset")[labelled], path)
+        for path in literals.get("reward.demos", ()):
+            shutil.copytree(request.getfixturevalue("tiny_dataset")[False], path)
         for path in literals.get("runs", ()):
             shutil.copytree(request.getfixturevalue("tiny_dataset")["job"], path)
         for key in {"run", "resume"} & set(literals):
@@ -264,6 +284,13 @@ def attempt(request, tmp_path, monkeypatch, capsys):
         for path in literals.get("path", ()):
             store = EmbeddingStore(Path(path), StoreMeta(f"{mini.VERSION}-0123456789abcdef", "fp32", 2, "float16"))
             store.add(np.zeros((1, 2), np.uint64), np.eye(2, dtype=np.float32)[:1])
+        for path in (*literals.get("reward.path", ()), *literals.get("reward.of.path", ())):
+            encoder = request.getfixturevalue("mini_encoder")
+            if path.endswith("critic.safetensors"):
+                save_random_critic(Path(path), encoder)
+            elif path.endswith(HEAD_FILE):
+                meta = HeadMeta("preference", encoder.id, encoder.licence, literals["goal"], version=1)
+                Head(make_net(HeadSettings(encoder.dim)), meta).save(Path(path))
         for path in literals.get("frames", ()):
             Path(path).parent.mkdir(parents=True)
             for i in range(4):

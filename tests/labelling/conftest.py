@@ -12,7 +12,7 @@ import pytest
 
 from vlmreward.data.dataset import Episode, Frame, Undecodable
 from vlmreward.encoders.cached import open_cached
-from vlmreward.labelling.labelling import Counts, Labeller
+from vlmreward.labelling.labelling import Advance, Counts, Labeller
 from vlmreward.labelling.local_engine import LocalEngine
 from vlmreward.labelling.plan import make_plan
 from vlmreward.labelling.scoring import LabelScorer
@@ -74,12 +74,12 @@ def build_job(
     folder = WorkFolder(path, "layout", run)
     folder.begin()
     engine = LocalEngine(dataset.frames, encoder, lambda keys: store.find(keys) >= 0, batch_size, threads)
-    labeller = Labeller(make_plan(dataset.episodes), folder, store, engine)
+    labeller = Labeller(make_plan(dataset.episodes), folder, store, engine, dataset.frames)
     scorer = LabelScorer(lambda goal: reward or LinearReward(encoder.dim), ["goal"] * len(dataset.episodes))
 
-    def label() -> Counts:
+    def label(advance: Advance = lambda count: None) -> Counts:
         counts = Counts()
-        labeller.run(scorer, lambda count: None, counts)
+        labeller.run(scorer, advance, counts)
         return counts
 
     return labeller, folder, label

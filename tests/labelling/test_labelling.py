@@ -19,7 +19,7 @@ from vlmreward.labelling.local_engine import LocalEngine
 from vlmreward.labelling.plan import make_plan
 from vlmreward.labelling.scoring import LabelScorer
 from vlmreward.labelling.work_folder import LabelRecord, WorkFolder
-from vlmreward.testing.fakes import LinearReward, ProjectionEncoder
+from vlmreward.testing.fakes import BrightnessReward, LinearReward, ProjectionEncoder
 
 LENGTHS = (20, 90, 1, 33, 47)
 KILLS = 20
@@ -125,9 +125,62 @@ def test_shards_hide_no_frame_that_a_reward_needs(memory_dataset, make_job, tmp_
     np.testing.assert_allclose(read(folder, 6).reward, np.concatenate(expected), atol=2e-3)
 
 
-def test_a_reward_of_whole_episodes_is_refused():
-    with pytest.raises(ConfigError, match="looks at whole episodes"):
-        LabelScorer(lambda goal: LinearReward(context="episode"), ["goal"])
+@pytest.mark.parametrize("context", ["prefix", "episode"])
+def test_rewards_of_whole_episodes_see_them_across_shards_and_lost_frames(memory_dataset, make_job, tmp_path, context):
+    dataset, encoder = memory_dataset(LENGTHS, bad=((1, 50), (2, 0), (4, 46))), ProjectionEncoder()
+    _, folder, label = make_job(dataset, tmp_path, encoder, reward=LinearReward(context=context))
+    done = []
+    counts = label(advance=done.append)
+    assert sum(done) == counts.frames == 191
+    expected = []
+    for episode in dataset.episodes:
+        pictures = np.stack([dataset.picture(episode.index, f) for f in range(episode.frames)])
+        dots = encoder.encode_images(pictures) @ LinearReward().direction
+        dots[[f for e, f in ((1, 50), (2, 0), (4, 46)) if e == episode.index]] = np.nan
+        seen = np.cumsum(np.isfinite(dots))
+        means = np.divide(np.nancumsum(dots), seen, out=np.full(len(dots), np.nan), where=seen > 0)
+        expected.append(np.where(np.isnan(dots), np.nan, means if context == "prefix" else means[-1]))
+    found = read(folder, 6)
+    np.testing.assert_allclose(found.reward, np.concatenate(expected), atol=2e-3)
+    assert counts.reasons == {"broken": 3}
+
+
+def test_a_reward_of_what_episodes_have_not_is_refused():
+    with pytest.raises(ConfigError, match="looks at reference, which recorded episodes have not"):
+        LabelScorer(lambda goal: LinearReward(needs=("embeddings", "reference")), ["goal"])
+
+
+class Watched(BrightnessReward):
+    """Looks at pictures, and remembers how many it was shown at a time."""
+
+    def __init__(self, context):
+        self.context, self.shown = context, []
+
+    def compute_reward(self, batch):
+        self.shown.append(len(batch))
+        return super().compute_reward(batch)
+
+
+@pytest.mark.parametrize("context", ["frame", "prefix", "episode"])
+def test_a_reward_of_pictures_sees_those_of_its_frames_and_none_that_is_lost(
+    memory_dataset, make_job, tmp_path, context
+):
+    dataset = memory_dataset(LENGTHS, bad=((1, 50), (2, 0), (4, 46)))
+    reward = Watched(context)
+    _, folder, label = make_job(dataset, tmp_path, reward=reward)
+    counts = label()
+    expected = np.concatenate(
+        [[dataset.picture(e.index, f)[..., 0].mean() / 255 for f in range(e.frames)] for e in dataset.episodes]
+    )
+    lost = np.zeros(len(expected), bool)
+    begins = np.cumsum([0, *(e.frames for e in dataset.episodes)])
+    lost[[begins[e] + f for e, f in ((1, 50), (2, 0), (4, 46))]] = True
+    found = read(folder, 6)
+    np.testing.assert_allclose(found.reward[~lost], expected[~lost], atol=1e-6)
+    assert np.isnan(found.reward[lost]).all()
+    assert counts.reasons == {"broken": 3}
+    if context == "frame":
+        assert sum(reward.shown) == len(expected) - 3  # each picture once
 
 
 def test_what_a_reader_or_an_encoder_raises_comes_out_and_threads_end(memory_dataset, make_job, tmp_path):

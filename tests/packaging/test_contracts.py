@@ -28,6 +28,22 @@ def test_registry_imports_nothing_until_a_name_is_used(tmp_path, monkeypatch):
         registry.get("broken")
 
 
+def test_registry_says_what_a_name_is_without_running_it(tmp_path, monkeypatch):
+    (tmp_path / "described_part.py").write_text(
+        "import no_such_package\n\n\n"
+        'def make():\n    """Makes ``it``, at last.\n\n    More.\n    """\n\n\nclass Mute:\n    x = 1\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("thing")
+    registry.register("told", "described_part:make")
+    registry.register("mute", "described_part:Mute")
+    assert registry.summary("told") == "Makes it, at last."
+    assert registry.summary("mute") == ""
+    assert "described_part" not in sys.modules
+    with pytest.raises(UnknownNameError, match="did you mean 'told'"):
+        registry.summary("tld")
+
+
 def test_registry_suggests_the_nearest_names():
     registry = Registry("encoder")
     for name in ("siglip2", "mini", "vit-b-32"):

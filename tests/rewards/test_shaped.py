@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlmreward.errors import ConfigError, FramesError
-from vlmreward.rewards.shaped import ClipDeltaReward, ParReward, PotentialReward
+from vlmreward.rewards.shaped import ClipDeltaReward, ParReward, PotentialReward, SuccessReward
 from vlmreward.testing.fakes import BrightnessReward, LinearReward
 from vlmreward.types import Context, FrameBatch, RewardBatch
 
@@ -129,6 +129,33 @@ def test_a_batch_that_does_not_tell_true_ends_is_refused():
         PotentialReward(PlainReward()).compute_reward(batch)
 
 
+class ToldReward(PlainReward):
+    """Gives the second number of an embedding as success probability."""
+
+    def compute_reward(self, batch: FrameBatch) -> RewardBatch:
+        scored = super().compute_reward(batch)
+        return dataclasses.replace(scored, success=np.asarray(batch.embeddings)[:, 1].astype(np.float32))
+
+
+def test_success_is_the_probability_or_whether_it_is_enough():
+    told = np.array([[0.9, 0.2], [0.1, 0.8], [0.1, 0.7], [-1, 1], [0.5, np.nan]], np.float32)
+    batch = dataclasses.replace(make_batch([0] * 5), embeddings=told)
+    scored = SuccessReward(ToldReward()).compute_reward(batch)
+    np.testing.assert_array_equal(scored.reward, np.array([0.2, 0.8, 0.7, np.nan, np.nan], np.float32))
+    assert scored.valid.tolist() == [True, True, True, False, False]
+    assert scored.reasons == {3: "too dark", 4: "no success probability"}
+    enough = SuccessReward(ToldReward(), at=0.8)
+    assert (enough.context, enough.needs, enough.range) == ("frame", ("embeddings",), (0, 1))
+    scored = enough.compute_reward(batch)
+    np.testing.assert_array_equal(scored.reward, [0, 1, 0, np.nan, np.nan])
+    np.testing.assert_array_equal(scored.parts["unshaped"], np.array([0.2, 0.8, 0.7, np.nan, np.nan], np.float32))
+
+
+def test_success_of_a_model_that_tells_none_is_refused():
+    with pytest.raises(ConfigError, match="needs a success probability, and LinearReward gives none: choose"):
+        SuccessReward(LinearReward(dim=2)).compute_reward(make_batch([0.5]))
+
+
 def test_models_of_episodes_are_compared_within_their_rows():
     """Two episodes, mixed; the second lacks its step 2, and its step 3 what to compare with."""
     episode = [7, 8, 7, 8, 7, 8]
@@ -178,6 +205,8 @@ def test_models_on_pixels_are_shaped_where_no_other_frame_is_needed():
         (ClipDeltaReward, {"delta": "no"}, "delta must be true or false, got 'no'"),
         (ClipDeltaReward, {"clip_at": 0.0}, "clip_at=0.0 is not above the least reward 0, so nothing"),
         (ClipDeltaReward, {"clip_at": "high"}, "clip_at must be a finite number, got 'high'"),
+        (SuccessReward, {"at": 0}, "at=0 pays every frame 1: set a probability above 0"),
+        (SuccessReward, {"at": 1.1}, r"at must be a finite number in \[0, 1\], got 1.1"),
         (PotentialReward, {"gamma": None}, "gamma must be the agent's discount factor, got null"),
         (PotentialReward, {"gamma": 1.01}, r"gamma must be a finite number in \[0, 1\], got 1.01"),
         (PotentialReward, {"success_at": np.inf}, "success_at must be a finite number, got inf"),

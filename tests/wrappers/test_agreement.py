@@ -1,6 +1,6 @@
 """Every way to score gives the same rewards on the same actions: buffers, per-step wrappers, other processes."""
 
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 
 import gymnasium as gym
@@ -18,7 +18,9 @@ from vlmreward.rewards import make_reward_from_config
 from vlmreward.rewards.composite import ConstrainedReward, SoftAndReward
 from vlmreward.rewards.shaped import ClipDeltaReward, ParReward, PotentialReward
 from vlmreward.rewards.transform import RewardTransform
+from vlmreward.testing.critics import save_random_critic
 from vlmreward.testing.fakes import LinearReward, PixelEnv, ProjectionEncoder
+from vlmreward.testing.films import write_films
 from vlmreward.wrappers import (
     ReplaceReward,
     ScoredReplayBuffer,
@@ -38,11 +40,21 @@ ACTIONS = np.random.default_rng(3).integers(0, 3, (N_STEPS, N_ENVS))
 ACTIONS[:, 0] = 2
 PREFIX = partial(LinearReward, context="prefix")
 CONFIGS = {
-    path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.name.removesuffix(".yaml"): config
     for path in (resources.files("vlmreward.configs") / "reward").iterdir()
-    if path.name.endswith(".yaml")
+    if path.name.endswith(".yaml") and "judge" not in (config := yaml.safe_load(path.read_text(encoding="utf-8")))
 }
-CONFIGS["potential"]["gamma"] = 0.97
+CONFIGS["potential"]["gamma"] = CONFIGS["critic"]["gamma"] = 0.97
+del CONFIGS["success"]  # needs a fitted critic, and is a function of one row's success alone
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(tmp_path_factory):
+    """Give models that are made from files theirs: demonstrations, and a critic with random weights."""
+    folder = tmp_path_factory.mktemp("files")
+    CONFIGS["perceptual"]["demos"] = str(write_films(folder / "demos", seeds=(0, 1)))
+    critic = str(save_random_critic(folder / "critic.safetensors", ProjectionEncoder()))
+    CONFIGS["critic_progress"]["path"] = CONFIGS["critic"]["of"]["path"] = critic
 
 
 def from_config(name):
@@ -114,6 +126,12 @@ def one_by_one(model, envs=CLEAN):
     return rewards, valid, raw
 
 
+@cache
+def plainly(name):
+    """What every way is held against; it is the same each time."""
+    return one_by_one(MODELS[name])
+
+
 def through_vec_replace(model):
     _, inner = capture(model)
     venv = VecReplaceReward(inner)
@@ -182,7 +200,7 @@ WAYS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_all_ways_agree_to_1e_5(name):
-    want, want_valid, raw = one_by_one(MODELS[name])
+    want, want_valid, raw = plainly(name)
     assert want_valid.all()
     assert np.unique(want).size > 60  # the rewards tell frames apart
     assert np.unique(raw).size > 20  # without the environment's own, too
@@ -205,7 +223,7 @@ def test_buffers_leave_out_the_frames_that_can_not_be_scored(name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("encode_batch", [1, 5, 256])
 def test_evaluation_scores_the_first_episodes_alike(name, encode_batch):
-    _, _, want = one_by_one(MODELS[name])
+    _, _, want = plainly(name)
     for index, make in enumerate(CLEAN):
         scorer = FrameScorer(ProjectionEncoder(), MODELS[name](), 1)
         (episode,) = run_episodes([make()], Replay(index), 1, 11 + index, scorer, encode_batch)
@@ -216,7 +234,7 @@ def test_evaluation_scores_the_first_episodes_alike(name, encode_batch):
 def test_no_way_encodes_a_frame_that_any_way_has_encoded_before(tmp_path, monkeypatch, name):
     """And all rewards are the very same, those of the ways that have encoded none of the frames included."""
     ways = {**WAYS, "one by one": one_by_one, "VecReplaceReward": through_vec_replace}
-    plain = one_by_one(MODELS[name])[0]
+    plain = plainly(name)[0]
     inner, refusing = ProjectionEncoder(), ProjectionEncoder(fail_at=0)
 
     def score(way, encoder):

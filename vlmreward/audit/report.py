@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from vlmreward.atomic import write_bytes
 from vlmreward.audit.audit import SCORE, View
+from vlmreward.audit.page import render, show_cell
 from vlmreward.audit.sample import Array
 from vlmreward.audit.verdict import judge
 
@@ -107,15 +106,11 @@ def to_json(view: View) -> dict[str, Any]:
 
 def render_page(about: Mapping[str, Any], views: Sequence[View], figures: Sequence[Figure]) -> str:
     """Return the page."""
-    import jinja2
-
-    template = (files("vlmreward.audit") / "report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["uri"] = _uri
     known = [name for name in COLUMNS if any(name in view.table.columns for view in views)]
-    return environment.from_string(template).render(
+    return render(
+        "report.html.j2",
         about=about,
-        headings=[COLUMNS[name] for name in known],
+        headings=[{"name": COLUMNS[name]} for name in known],
         rows=[row for view in views for row in _rows(view, known, several=len(views) > 1)],
         views=[_show(view) for view in views],
         figures=figures,
@@ -131,13 +126,7 @@ def _rows(view: View, known: Sequence[str], several: bool) -> list[dict[str, Any
         for metric in known:
             column = view.table.columns.get(metric)
             value, low, high = (float("nan"),) * 3 if column is None else _at(column, i)
-            cells.append(
-                {
-                    "sort": "" if np.isnan(value) else f"{value:.6g}",
-                    "value": "–" if np.isnan(value) else f"{value:.3g}",
-                    "interval": "" if np.isnan(low) else f"{low:.2g} to {high:.2g}",
-                }
-            )
+            cells.append(show_cell(value, low, high))
         shown = f"{name} [{look}]" if several and look else name
         rows.append({"name": shown, "baseline": i >= len(view.variants), "cells": cells})
     return rows
@@ -185,7 +174,3 @@ def _frame(view: View, reward: Array, i: int) -> dict[str, Any]:
     progress = "" if gallery.progress is None else f"progress {gallery.progress[i]:.2f}"
     caption = ", ".join(filter(None, (truth, progress, gallery.sources[i])))
     return {"jpeg": gallery.pictures[i], "reward": f"{reward[i]:.4f}", "caption": caption}
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

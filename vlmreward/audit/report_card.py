@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlmreward.audit.progress_metrics import auroc, voc
+
 REPLICATES = 1000
 END_SHARE = 0.1
 """The last tenth of an episode is what its outcome is judged by."""
@@ -175,26 +177,9 @@ def rise(reward: npt.NDArray[np.floating]) -> float:
     Returns:
         0 for a constant reward: it says nothing of time. NaN with fewer than two valid frames.
     """
-    times = np.flatnonzero(np.isfinite(reward))
-    if len(times) < 2:
+    if np.isfinite(reward).sum() < 2:
         return float("nan")
-    ranks, place = _ranks(reward[times]), np.arange(len(times), dtype=float)
-    ranks, place = ranks - ranks.mean(), place - place.mean()
-    size = np.sqrt((ranks**2).sum() * (place**2).sum())
-    return float((ranks * place).sum() / size) if size > 0 else 0.0
-
-
-def auroc(values: Array, outcomes: npt.NDArray[np.bool_]) -> float:
-    """Return the share of pairs of a success and a failure in which the success is higher, ties counted half."""
-    positive = int(outcomes.sum())
-    ranks = _ranks(values)
-    return float((ranks[outcomes].sum() - positive * (positive + 1) / 2) / (positive * (len(values) - positive)))
-
-
-def _ranks(values: npt.NDArray[np.floating]) -> Array:
-    """Return average ranks, from 1."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[index]
+    return float(np.nan_to_num(voc(reward)))
 
 
 def _end(reward: npt.NDArray[np.floating]) -> float:

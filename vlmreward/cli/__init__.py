@@ -24,10 +24,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("vlmreward.cli.record", "record evaluation videos"),
     "collect": ("vlmreward.cli.collect", "record episodes of an environment as a dataset"),
     "label": ("vlmreward.cli.label", "write rewards into a dataset of recorded episodes"),
+    "fit-critic": ("vlmreward.cli.fit_critic", "train a progress critic on recorded episodes"),
+    "fit-reward": ("vlmreward.cli.fit_reward", "learn a reward from answers about recorded frames"),
     "view": ("vlmreward.cli.view", "show labels beside the recorded episodes, as a page"),
     "cache": ("vlmreward.cli.cache", "show and prune stored embeddings"),
     "inspect": ("vlmreward.cli.inspect_dataset", "show what a dataset of recorded episodes holds"),
-    "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards or agents"),
+    "list": ("vlmreward.cli.listing", "list envs, tasks, encoders, rewards, judges, annotators or agents"),
     "doctor": ("vlmreward.cli.doctor", "check what this machine can run"),
     "pretrain-mini": ("vlmreward.cli.pretrain_mini", "train the embedded encoder again"),
 }

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from vlmreward.errors import ConfigError, PromptError
 from vlmreward.registry import suggest
 
-PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options"})
+PROMPT_KEYS = frozenset({"goal", "baseline", "mismatched", "positive", "negative", "options", "paraphrase"})
 PATH_KEYS = frozenset(
     {"dataset", "frames", "run", "run_dir", "resume", "out", "weights", "path", "pretrained", "font", "cache", "runs"}
+    | {"rollouts", "reference", "demos", "truth"}
 )
-REPEATED_PATHS = frozenset({"runs"})  # of which several may be given, each with its key
 VARY = "vary."  # before a setting of which several values are compared; prompts and paths are repeated
 NONE = "null"  # a path that is not given; a file of that name is ./null
 FLAGS = {"--help": "help", "-h": "help", "--cfg": "cfg", "--debug": "debug", "--dry-run": "dry_run"}
@@ -120,10 +120,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             if not value.strip():
                 what = "a run folder" if key in ("run", "resume") else "a path"
                 raise ConfigError(f"{key} is empty: give {what} as {key}=<path>, or leave it out")
-            if key.startswith(VARY) or key in REPEATED_PATHS:
-                literals.setdefault(key, []).append(value)
-            else:
-                literals[key] = [value]
+            literals.setdefault(key, []).append(value)
         else:
             overrides.append(argument)
     return Arguments(

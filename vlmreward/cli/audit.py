@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +54,10 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = parse_arguments(argv)
     refuse_words("audit", arguments)
+    if arguments.path("dataset") is not None:
+        from vlmreward.cli.audit_dataset import audit_dataset
+
+        return audit_dataset(arguments)
     from vlmreward.cli.audit_settings import settle_audit
 
     settings = settle_audit(arguments)
@@ -112,16 +115,9 @@ def run_audit(settings: AuditSettings) -> Audited:
     from vlmreward.agents.progress import Progress
     from vlmreward.audit.audit import audit_view
     from vlmreward.audit.gallery import build_gallery
-    from vlmreward.encoders import make_encoder_from_config
-    from vlmreward.encoders.cached import open_cached
+    from vlmreward.cli.audit_parts import open_encoders
 
-    encoders: dict[str, Encoder] = {}
-    for scorer in settings.scorers:
-        key = _key(scorer.encoder)
-        if key not in encoders:
-            encoders[key] = make_encoder_from_config(scorer.encoder, device=settings.options["device"])
-            if settings.options["cache"] is not None:
-                encoders[key] = open_cached(encoders[key], settings.options["cache"], settings.options["cache_dtype"])
+    encoders = open_encoders([scorer.encoder for scorer in settings.scorers], settings.options)
     variants = make_variants(settings, encoders)  # before the frames: a bad prompt is told in a second
     looks = list(dict.fromkeys(s.look for s in settings.scorers))
     found = Audited(list(encoders.values()))
@@ -150,7 +146,7 @@ def run_audit(settings: AuditSettings) -> Audited:
 
 def make_variants(settings: AuditSettings, encoders: Mapping[str, Encoder]) -> list[Variant]:
     """Build every reward model, and beside each the same with the prompts of other goals."""
-    from vlmreward.cli.audit_parts import build_variant
+    from vlmreward.cli.audit_parts import build_variant, key_of
     from vlmreward.cli.audit_settings import names_of
 
     known: dict[str, RewardModel] = {}
@@ -158,12 +154,12 @@ def make_variants(settings: AuditSettings, encoders: Mapping[str, Encoder]) -> l
         build_variant(
             name,
             s.chosen,
-            encoders[_key(s.encoder)],
+            encoders[key_of(s.encoder)],
             s.reward,
             s.goal,
             s.baseline,
             settings.mismatched,
-            _key(s.encoder),
+            key_of(s.encoder),
             known,
         )
         for s, name in zip(settings.scorers, names_of([s.name for s in settings.scorers]), strict=True)
@@ -221,11 +217,6 @@ def draw_landscapes(
         return figures
     finally:
         env.close()
-
-
-def _key(config: Mapping[str, Any]) -> str:
-    """Return a text that is equal for equal configs."""
-    return json.dumps(dict(config), sort_keys=True)
 
 
 def _make_env(settings: AuditSettings, kwargs: Mapping[str, Any]) -> gym.Env:

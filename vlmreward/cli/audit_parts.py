@@ -15,7 +15,7 @@ from vlmreward.audit.gallery import check_scores_frames
 from vlmreward.audit.survey import Acts, Block, survey_episodes, survey_states
 from vlmreward.cli.environments import find_tasks
 from vlmreward.cli.settings import EnvSettings
-from vlmreward.rewards import make_reward_from_config
+from vlmreward.rewards import for_other_goals, make_reward_from_config
 from vlmreward.types import Encoder, RewardModel, Surveyable
 
 UNRELATED = ("a photo of a cat", "a bowl of fruit on a table", "a busy street at night")
@@ -38,6 +38,33 @@ def other_goals(env: EnvSettings | None, given: Iterable[str]) -> tuple[str, ...
     tasks = find_tasks(env.id) if env is not None else {}
     named, taken = env.task if env is not None else None, set(given)
     return tuple(t.goal for name, t in tasks.items() if name != named and t.goal not in taken) or UNRELATED
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    """Return a text that is equal for equal configs."""
+    return json.dumps(dict(config), sort_keys=True)
+
+
+def open_encoders(configs: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> dict[str, Encoder]:
+    """Load each different encoder once, with its store where embeddings are kept; by :func:`key_of` of its config.
+
+    Args:
+        configs: Of the encoders.
+        options: ``device``, ``cache`` and ``cache_dtype``.
+
+    Raises:
+        VlmRewardError: Weights are missing, or the store can't be written.
+    """
+    from vlmreward.encoders import make_encoder_from_config
+    from vlmreward.encoders.cached import open_cached
+
+    encoders: dict[str, Encoder] = {}
+    for config in configs:
+        if (key := key_of(config)) not in encoders:
+            encoders[key] = make_encoder_from_config(config, device=options["device"])
+            if options["cache"] is not None:
+                encoders[key] = open_cached(encoders[key], options["cache"], options["cache_dtype"])
+    return encoders
 
 
 def build_variant(
@@ -72,17 +99,17 @@ def build_variant(
     if "gamma" in config and config["gamma"] is None:  # an agent's, on which nothing here depends
         config = {**config, "gamma": 1.0}
 
-    def build(prompts: Sequence[str]) -> RewardModel:
+    def build(prompts: Sequence[str], config: Mapping[str, Any]) -> RewardModel:
         given: dict[str, Any] = {"goal": list(prompts)}
         if baseline:
             given["baseline"] = list(baseline)
         return make_reward_from_config(config, encoder, **given)[0]
 
-    model = build(goal)
+    model = build(goal, config)
     if model.context == "pair" and "parts" not in config and isinstance(config.get("of"), Mapping):
         note = f"{config['name']} pays differences of rewards, and the {config['of']['name']} in it is what was audited"
         config = config["of"]
-        model = build(goal)
+        model = build(goal, config)
     check_scores_frames(model, str(config["name"]))
     shared = {} if known is None else known
     others = {}
@@ -92,7 +119,7 @@ def build_variant(
             # a reward of several goals gets as many others
             more = [p for p in (*mismatched, *UNRELATED) if p != prompt][: len(goal) - 1] if "parts" in config else []
             key = json.dumps([encoder_name, dict(config), list(baseline), prompt, more], sort_keys=True)
-            others[prompt] = shared[key] if key in shared else build([prompt, *more])
+            others[prompt] = shared[key] if key in shared else build([prompt, *more], for_other_goals(config))
             shared[key] = others[prompt]
     noise = NOISE.get(getattr(encoder, "precision", "fp32"), STORED_NOISE)
     return Variant(name, dict(chosen), encoder_name, model, others, noise, note)

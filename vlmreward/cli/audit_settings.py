@@ -83,8 +83,11 @@ def settle_audit(arguments: Arguments) -> AuditSettings:
     combinations = spread(arguments)
     named_env, table = any(c.arguments.take(("env",))[0].overrides for c in combinations), arguments.path("frames")
     if named_env == (table is not None):
-        what = "both env and frames are given" if named_env else "neither env nor frames is given"
-        raise ConfigError(f"{what}: write env=<name>, or frames=<CSV file> for pictures with labels of your own")
+        what = "both env and frames are given" if named_env else "none of env, frames and dataset is given"
+        raise ConfigError(
+            f"{what}: write env=<name>, frames=<CSV file> for pictures with labels of your own, or dataset=<recorded "
+            "episodes>"
+        )
     scorers = []
     env: EnvSettings | None = None
     goal = None
@@ -104,7 +107,7 @@ def settle_audit(arguments: Arguments) -> AuditSettings:
         this = settle_env(page, goal.task, bool(tasks)) if page else None
         env = env or this
         kwargs = dict(this.kwargs) if this else {}
-        name = ", ".join(_shown(k, v) for k, v in combination.chosen.items()) or " / ".join(settled.goal)
+        name = ", ".join(describe_choice(k, v) for k, v in combination.chosen.items()) or " / ".join(settled.goal)
         scorers.append(
             Scorer(
                 name, combination.chosen, options["encoder"], options["reward"], settled.goal, settled.baseline, kwargs
@@ -142,7 +145,7 @@ def _check(options: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _shown(key: str, value: Any) -> str:
+def describe_choice(key: str, value: Any) -> str:
     """Return a varied setting in few words."""
     if isinstance(value, str) and key in ("goal", "baseline"):
         return value if key == "goal" else f"baseline {value}"

@@ -14,8 +14,9 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from vlmreward.agents.catalogue import get_agent
+from vlmreward.agents.catalogue import AgentSpec, get_agent
 from vlmreward.agents.hyperparameters import check_hyperparameters
+from vlmreward.agents.online.learner import OnlineLearner
 from vlmreward.agents.sb3 import load_algorithm, make_algorithm, prepare_env
 from vlmreward.cli.calibration import FILE as INT8_FILE
 from vlmreward.cli.calibration import Quantised, is_int8, quantise_encoder
@@ -24,7 +25,10 @@ from vlmreward.cli.settings import TrainSettings
 from vlmreward.encoders import make_encoder_from_config
 from vlmreward.encoders.cached import CachedEncoder, open_cached
 from vlmreward.encoders.device import resolve_devices
+from vlmreward.errors import ConfigError
 from vlmreward.rewards import make_reward_from_config
+from vlmreward.rewards.head import HEAD_FILE, Head
+from vlmreward.rewards.learned import LearnedReward
 from vlmreward.rewards.transform import RewardTransform
 from vlmreward.types import Encoder, RewardModel
 from vlmreward.wrappers.checks import check_context
@@ -66,15 +70,19 @@ class Training:
         scorer: Scores the training frames.
         vec_env: The environments with the wrappers of the algorithm.
         model: The algorithm.
+        learner: Learns the reward beside training; None for a reward that does not learn.
     """
 
     scoring: Scoring
     scorer: Scorer
     vec_env: VecEnv
     model: BaseAlgorithm
+    learner: OnlineLearner | None = None
 
     def close(self) -> None:
-        """Stop the environments and the scoring thread."""
+        """Stop the environments and the threads."""
+        if self.learner is not None:
+            self.learner.close()
         self.vec_env.close()
         self.scorer.close()
 
@@ -84,7 +92,8 @@ def build_scoring(settings: TrainSettings, folder: Path | None = None) -> Scorin
 
     Args:
         settings: The run's.
-        folder: Of a run that has learned; where its encoder is quantised, the tower is taken from there.
+        folder: Of a run that has learned; where its encoder is quantised, the tower is taken from there, and where its
+            reward has learned, the head.
 
     Raises:
         VlmRewardError: Weights are missing, a prompt is bad, a setting is unknown, the store can't be written, ...
@@ -110,6 +119,8 @@ def build_scoring(settings: TrainSettings, folder: Path | None = None) -> Scorin
     if settings.cache is not None:
         encoder = open_cached(encoder, settings.cache, settings.cache_dtype)
     model, transform = made or make_reward(encoder)
+    if isinstance(model, LearnedReward) and model.learns and folder is not None and (folder / HEAD_FILE).is_file():
+        model.use(Head.load(folder / HEAD_FILE))
     return Scoring(encoder, model, transform, quantised)
 
 
@@ -151,11 +162,33 @@ def build_training(settings: TrainSettings, scoring: Scoring) -> Training:
             never_ends = bool(frames.get_attr("metadata", [0])[0].get("never_terminates"))
             fixed_length = settings.env.time_limit if never_ends else None
             check_context(scoring.model, int(getattr(model, "n_steps", 1)), fixed_length)
+        learner = make_learner(spec, scoring.model, scorer, settings.seed)
     except BaseException:
         frames.close()
         scorer.close()
         raise
-    return Training(scoring, scorer, vec_env, model)
+    return Training(scoring, scorer, vec_env, model, learner)
+
+
+def make_learner(spec: AgentSpec, model: RewardModel, scorer: Scorer, seed: int) -> OnlineLearner | None:
+    """Return what learns the reward beside training; None for a reward that does not learn.
+
+    Raises:
+        ConfigError: The algorithm's buffer can't be labelled anew, or the annotator does not fit the reward.
+    """
+    if not (isinstance(model, LearnedReward) and model.learns):
+        return None
+    if spec.scoring == "step":
+        raise ConfigError(
+            f"{spec.name} gets its rewards step by step, and they can't be labelled anew when the reward has "
+            "learned: choose agent=dqn, sac or ppo, or give reward.path=<head.safetensors of a run>"
+        )
+    if model.schedule.input == "frames":
+        raise ConfigError(
+            "reward.learning.input=frames needs pictures to label rows anew, and buffers keep none: write embeddings "
+            "instead, or fit a head on a dataset with vlmreward fit-reward"
+        )
+    return OnlineLearner(model, scorer, seed)
 
 
 def seed_envs(vec_env: VecEnv, seed: int, num_timesteps: int) -> None:

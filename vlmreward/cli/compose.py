@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmreward.agents.catalogue import check_refused
-from vlmreward.cli.arguments import NONE, REPEATED_PATHS, Arguments, is_prompt
+from vlmreward.cli.arguments import NONE, Arguments, is_prompt
 from vlmreward.cli.groups import PRIMARY, list_groups, match_option
 from vlmreward.errors import ConfigError
 from vlmreward.registry import suggest
@@ -25,14 +25,20 @@ GROUPS_OF_SETTINGS = (
     "env.kwargs",
     "encoder",
     "reward",
+    "reward.judge",
     "reward.of",
     "reward.parts",
+    "reward.annotator",
+    "reward.learning",
     "agent",
     "eval",
     "pictures",
     "ray",
 )
-OPEN_KEYS = ("agent.", "env.kwargs.", "encoder.", "reward.of.", "reward.parts.")
+OPEN_KEYS = (
+    *("agent.", "env.kwargs.", "encoder."),
+    *("reward.annotator.", "reward.judge.", "reward.of.", "reward.parts."),
+)
 OPTIONAL_KEYS = ("env.action_repeat",)  # an environment's YAML need not name these
 
 
@@ -239,7 +245,7 @@ def _group_names(command: str, groups: dict[str, list[str]]) -> list[str]:
 
 
 def _set_literal(config: dict[str, Any], key: str, values: tuple[str, ...]) -> None:
-    """Put text into the composed config as typed; a path ``null`` means none."""
+    """Put text into the composed config as typed; a path ``null`` means none, and a list of paths takes several."""
     *parents, last = key.split(".")
     node = config
     for name in parents:
@@ -250,7 +256,7 @@ def _set_literal(config: dict[str, Any], key: str, values: tuple[str, ...]) -> N
     is_open = any(f"{key}.".startswith(prefix) for prefix in OPEN_KEYS)
     if last not in node and not is_open:
         raise ConfigError(_unknown(key, known_keys(config)))
-    if is_prompt(key) or (key in REPEATED_PATHS and NONE not in values):
-        node[last] = list(values)
+    if is_prompt(key) or isinstance(node.get(last), list):
+        node[last] = [value for value in values if value != NONE or is_prompt(key)]
     else:
         node[last] = None if values[-1] == NONE else values[-1]

@@ -9,7 +9,20 @@ from vlmreward.agents.catalogue import check_refused
 from vlmreward.errors import ConfigError, UnknownNameError
 from vlmreward.registry import suggest
 
-PRIMARY = ("train", "audit", "evaluate", "record", "collect", "label", "inspect", "view", "cache", "pretrain_mini")
+PRIMARY = (
+    "train",
+    "audit",
+    "evaluate",
+    "record",
+    "collect",
+    "label",
+    "inspect",
+    "view",
+    "cache",
+    "fit_critic",
+    "fit_reward",
+    "pretrain_mini",
+)
 
 
 def list_groups(config_dir: str | None = None) -> dict[str, list[str]]:

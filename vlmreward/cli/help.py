@@ -44,9 +44,10 @@ for several prompts (goal="pole upright" goal="stick straight up").
 agent.<name>=<value> sets any argument of the algorithm's constructor.
 """,
     "audit": """\
-Tell before any training whether a reward is any good: score a few thousand frames whose truth is known, and compare.
+Tell before any training whether a reward is any good: score frames whose truth is known, or recorded episodes, and
+compare.
 
-usage: vlmreward audit env=<name> [goal="..."] [key=value ...]
+usage: vlmreward audit env=<name> | frames=<CSV file> | dataset=<folder or file> [goal="..."] [key=value ...]
 
 examples:
   vlmreward audit env=cartpole
@@ -55,10 +56,14 @@ examples:
   vlmreward audit env=cartpole env.task=upright vary.goal="pole up" vary.goal="the stick stands on end"
   vlmreward audit env=cartpole run=runs/<name>                                     frames of a trained agent among them
   vlmreward audit frames=pictures/labels.csv goal="a red cube in the box"          labelled pictures of your own
+  vlmreward audit dataset=recordings goal="lift it" paraphrase="pick it up"        recorded episodes
+  vlmreward audit dataset=recordings vary.reward=[clip,critic_progress] reward.path=runs/critic/critic.safetensors
 
 vary.<setting>=[a,b,...] compares all combinations; prompts and paths are repeated instead.
 The result is a folder: audit.json, landscapes as PNG, and
 audit.html, one page with a sortable table, landscapes and the frames of the highest and lowest rewards (docs/audit.md).
+Of recorded episodes it is every metric of progress, beside time, a constant, random numbers and pixels
+(docs/progress.md); a setting of reward goes to those of the varied rewards that have it.
 """,
     "evaluate": """\
 Measure an agent on episodes of its own: true success with a 95 % Wilson interval, environment return, VLM return.
@@ -111,6 +116,32 @@ examples:
 Row t gets the reward of frame t + 1; a row without one is marked in <name>_valid. A report card over a sample comes
 first: labels that tell nothing are refused, with the figures. Interrupted, the same command goes on.
 """,
+    "fit-critic": """\
+Train a progress critic on recorded episodes: how far along is the task, and is it done?
+
+usage: vlmreward fit-critic dataset=<recorded episodes> [dataset=...] [key=value ...]
+
+examples:
+  vlmreward fit-critic dataset=recordings
+  vlmreward fit-critic dataset=lift dataset=stack out=runs/critic encoder=siglip2
+  vlmreward label dataset=recordings reward=critic_progress reward.path=runs/critic/critic.safetensors
+  vlmreward train env=tabletop reward=critic reward.of.path=runs/critic/critic.safetensors
+
+It learns from the order of time alone, in any dataset that vlmreward inspect can read; episodes that are recorded as
+failures teach it what is not done. The last figures are those of episodes that were held out (docs/critic.md).
+""",
+    "fit-reward": """\
+Learn a reward from answers about recorded frames: which of two is nearer to the goal, or how well one shows it.
+
+usage: vlmreward fit-reward dataset=<recorded episodes> goal="<in words>" [reward=distilled] [key=value ...]
+
+examples:
+  vlmreward fit-reward dataset=recordings goal="the drawer is open" reward.annotator.name=page
+  vlmreward fit-reward dataset=recordings goal="the drawer is open" reward.learning.budget=400 out=runs/a
+  vlmreward label dataset=recordings goal="the drawer is open" reward=preference reward.path=runs/a/head.safetensors
+
+The head that it fits labels any dataset and trains any agent, for the same goal and encoder (docs/preference.md).
+""",
     "view": """\
 Write one page that shows recorded episodes with their labels: the film, curves of reward, success and progress with a
 cursor that follows it, several goals and models in one plot, and the frames at which the reward jumps.
@@ -161,7 +192,7 @@ rows whose frame can't be decoded are labelled invalid, and counted.
     "list": """\
 List what can be chosen.
 
-usage: vlmreward list envs | tasks | encoders | rewards | agents
+usage: vlmreward list envs | tasks | encoders | rewards | judges | annotators | agents
 """,
     "doctor": """\
 Check what this machine can run: versions, processor, picture rendering, shared memory, GPU, weights, disk.

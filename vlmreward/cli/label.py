@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vlmreward.cli.label_settings import LabelSettings
     from vlmreward.data.dataset import EpisodeDataset, Problem
     from vlmreward.data.labels import Change, LabelWriter, Provenance
-    from vlmreward.encoders.embedding_store import EmbeddingStore
     from vlmreward.labelling.labelling import Counts, Labeller
     from vlmreward.labelling.plan import Plan
     from vlmreward.labelling.scoring import LabelScorer
@@ -139,59 +138,37 @@ def build_job(settings: LabelSettings, dataset: EpisodeDataset) -> Job:
     """
     from vlmreward import __version__
     from vlmreward.cli.build import set_threads
-    from vlmreward.cli.label_settings import choose_camera, job_folder
+    from vlmreward.cli.embedded_dataset import embed_dataset
     from vlmreward.data.labels import Provenance
     from vlmreward.encoders import make_encoder_from_config
-    from vlmreward.encoders.cached import open_cached
-    from vlmreward.labelling.labelling import Engine, Labeller
-    from vlmreward.labelling.local_engine import LocalEngine
-    from vlmreward.labelling.plan import layout_key, make_plan
-    from vlmreward.labelling.ray_engine import ActorSettings, RayEngine
+    from vlmreward.labelling.labelling import Labeller
     from vlmreward.labelling.scoring import goals_of
     from vlmreward.labelling.work_folder import WorkFolder
 
     options = settings.options
-    camera = choose_camera(options["camera"], dataset.cameras)
     goals = goals_of(dataset.episodes, " / ".join(settings.goal) or None)
-    layout = layout_key(dataset, camera)
-    path = job_folder(options, dataset.root, layout)
     set_threads(options["threads"])
     encoder: Encoder = make_encoder_from_config(settings.encoder, device=options["device"])
-    store: EmbeddingStore = open_cached(encoder, options["cache"] or path / "embeddings", options["cache_dtype"]).store
+    job = embed_dataset(dataset, options, encoder, settings.encoder)
     described = {key: getattr(encoder, key, None) for key in ("id", "precision", "runtime")}
-    what = [layout, described, options["cache_dtype"], options["encode_batch"], settings.reward, settings.goal]
+    what = [job.layout, described, options["cache_dtype"], options["encode_batch"], settings.reward, settings.goal]
     what += [settings.baseline, goals, __version__]
     run = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
-    folder = WorkFolder(path, layout, run)
+    folder = WorkFolder(job.path, job.layout, run)
     folder.begin()
-    plan = make_plan(dataset.episodes)
-    engine: Engine
-    if options["engine"] == "ray":
-        actors = ActorSettings(
-            str(dataset.root.absolute()),
-            plan.lengths_key,
-            camera,
-            settings.encoder,
-            encoder.id,
-            options["device"],
-            options["encode_batch"],
-            max(1, int(options["ray"]["num_cpus"])),
-        )
-        engine = RayEngine(actors, **options["ray"])
-    else:
-        engine = LocalEngine(
-            lambda index, start: dataset.frames(dataset.episodes[index], camera, start),
-            encoder,
-            lambda keys: store.find(keys) >= 0,
-            options["encode_batch"],
-            options["decode_threads"],
-        )
     scorer, control = make_scorers(settings, encoder, goals)
     name = " ".join(str(value) for value in described.values() if value)
     provenance = Provenance(
-        run, name, encoder.licence, settings.reward, " / ".join(settings.goal), camera, str(__version__)
+        run, name, encoder.licence, settings.reward, " / ".join(settings.goal), job.camera, str(__version__)
     )
-    return Job(dataset, plan, folder, Labeller(plan, folder, store, engine), scorer, control, provenance)
+    labeller = Labeller(
+        job.plan,
+        folder,
+        job.store,
+        job.engine,
+        lambda index, start: dataset.frames(dataset.episodes[index], job.camera, start),
+    )
+    return Job(dataset, job.plan, folder, labeller, scorer, control, provenance)
 
 
 def make_scorers(settings: LabelSettings, encoder: Encoder, goals: Sequence[str]) -> tuple[LabelScorer, LabelScorer]:
@@ -200,19 +177,19 @@ def make_scorers(settings: LabelSettings, encoder: Encoder, goals: Sequence[str]
 
     from vlmreward.cli.audit_parts import UNRELATED
     from vlmreward.labelling.scoring import LabelScorer
-    from vlmreward.rewards import make_reward_from_config
+    from vlmreward.rewards import for_other_goals, make_reward_from_config
     from vlmreward.types import RewardModel
 
     asked = " / ".join(settings.goal)
 
-    def build(goal: str) -> RewardModel:
+    def build(goal: str, config: Mapping[str, Any] = settings.reward) -> RewardModel:
         prompts: dict[str, Any] = {"goal": list(settings.goal) if goal == asked else [goal]}
         if goal != asked and "parts" in settings.reward:  # a reward of several goals gets as many others
             more = [prompt for prompt in UNRELATED if prompt != goal]
             prompts["goal"] += more[: max(0, len(settings.goal) - 1)]
         if settings.baseline:
             prompts["baseline"] = list(settings.baseline)
-        return make_reward_from_config(settings.reward, encoder, **prompts)[0]
+        return make_reward_from_config(config, encoder, **prompts)[0]
 
     others = list(dict.fromkeys(goals))
     if len(others) == 1:
@@ -222,7 +199,7 @@ def make_scorers(settings: LabelSettings, encoder: Encoder, goals: Sequence[str]
     def build_control(goal: str) -> RewardModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the other goal may well be outside of the encoder's domain
-            return build(goal)
+            return build(goal, for_other_goals(settings.reward))
 
     return LabelScorer(build, goals), LabelScorer(build_control, [following[goal] for goal in goals])
 
@@ -239,7 +216,7 @@ def label(job: Job, options: Mapping[str, Any]) -> tuple[ReportCard, Counts]:
     counts = Counts()
     sample = job.plan.sample(options["sample"], SAMPLE_EPISODES, options["seed"])
     with Progress("sample", sum(len(job.plan.shards[n]) for n in sample), unit="frames") as progress:
-        job.labeller.encode(sample, _adder(progress), counts)
+        job.labeller.encode(sample, progress.advance, counts)
     card = judge_sample(job, job.plan.whole_episodes(sample), options["seed"])
     for line in describe_card(card):
         print(line)
@@ -249,7 +226,7 @@ def label(job: Job, options: Mapping[str, Any]) -> tuple[ReportCard, Counts]:
             "encoder may do better, and force=true writes them all the same"
         )
     with Progress("labelling", job.plan.total, unit="frames") as progress:
-        job.labeller.run(job.scorer, _adder(progress), counts)
+        job.labeller.run(job.scorer, progress.advance, counts)
     return card, counts
 
 
@@ -301,17 +278,6 @@ def describe_counts(counts: Counts, seconds: float) -> list[str]:
     return lines
 
 
-def _adder(progress: Any) -> Any:
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress.update(done)
-
-    return advance
-
-
 def _print_problems(dataset: EpisodeDataset, path: str) -> Sequence[Problem]:
     from vlmreward.cli.problems import describe_problems
 
@@ -332,6 +298,7 @@ def _print_plan(dataset: EpisodeDataset, changes: Sequence[Change]) -> None:
 def _write_result(
     job: Job, settings: LabelSettings, card: ReportCard, counts: Counts, left_out: int, seconds: float
 ) -> Path:
+    from vlmreward.cli.results import describe_judge
     from vlmreward.cli.run_folder import describe_machine, write_json
 
     path = job.folder.labels / "result.json"
@@ -343,6 +310,7 @@ def _write_result(
         "layout": job.folder.layout,
         "provenance": asdict(job.provenance),
         "report_card": card.to_json(),
+        **describe_judge(job.scorer.model),
         "frames": counts.frames,
         "decoded": counts.decoded,
         "invalid": counts.invalid,

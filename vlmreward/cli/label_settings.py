@@ -64,10 +64,7 @@ def settle_label(arguments: Arguments) -> LabelSettings:
     for name in ("num_cpus", "num_gpus"):
         ray[name] = number(f"ray.{name}", ray[name], 0)
     checked["ray"] = ray
-    if composed["decode_threads"] == "auto":
-        checked["decode_threads"] = max(1, (os.cpu_count() or 1) // 4)
-    else:
-        checked["decode_threads"] = whole("decode_threads", composed["decode_threads"], 1)
+    checked["decode_threads"] = settle_decode_threads(composed["decode_threads"])
     if not isinstance(composed["name"], str) or not composed["name"].replace(".", "_").isidentifier():
         raise ConfigError(f"name must be a word of letters, digits, '_' and '.', got {composed['name']!r}")
     check_cache_dtype(composed["cache_dtype"])
@@ -101,6 +98,15 @@ def choose_camera(asked: Any, cameras: tuple[str, ...]) -> str:
     if asked not in cameras:
         raise ConfigError(f"unknown camera {asked!r}: {suggest(str(asked), cameras)}")
     return str(asked)
+
+
+def settle_decode_threads(asked: Any) -> int:
+    """Return how many threads decode pictures: as asked, or a quarter of the cores.
+
+    Raises:
+        ConfigError: It is neither ``auto`` nor a number.
+    """
+    return max(1, (os.cpu_count() or 1) // 4) if asked == "auto" else whole("decode_threads", asked, 1)
 
 
 def job_folder(options: Mapping[str, Any], dataset: Path, layout: str) -> Path:

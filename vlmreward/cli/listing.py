@@ -49,6 +49,20 @@ def list_rewards() -> Iterator[str]:
     yield from _described("reward")
 
 
+def list_judges() -> Iterator[str]:
+    """Yield the vision-language models that can be asked about pictures."""
+    from vlmreward.rewards.judges import describe_judges
+
+    yield from format_table(("reward.judge.name=", ""), list(describe_judges().items()))
+
+
+def list_annotators() -> Iterator[str]:
+    """Yield who can answer what a learned reward asks."""
+    from vlmreward.rewards.annotators import describe_annotators
+
+    yield from format_table(("reward.annotator.name=", ""), list(describe_annotators().items()))
+
+
 def list_agents() -> Iterator[str]:
     """Yield the algorithms, with how each gets its reward."""
     from vlmreward.agents.catalogue import get_agent
@@ -83,6 +97,8 @@ KINDS: dict[str, Callable[[], Iterator[str]]] = {
     "tasks": list_tasks,
     "encoders": list_encoders,
     "rewards": list_rewards,
+    "judges": list_judges,
+    "annotators": list_annotators,
     "agents": list_agents,
 }
 

@@ -33,6 +33,7 @@ def describe_run(settings: TrainSettings, scoring: Scoring | None, note: str = "
         },
         "cache": describe_cache(config, [encoder] if encoder else []),
         "reward": config["reward"],
+        **(describe_judge(scoring.model) if scoring else {}),
         "uses_env_reward": config["reward"].get("combine") in ("add", "env"),
         "agent": config["agent"],
         "seed": settings.seed,
@@ -46,6 +47,17 @@ def _agreement(scoring: Scoring | None) -> dict[str, Any]:
     if scoring is None or scoring.quantised is None:
         return {}
     return {"int8_agreement": asdict(scoring.quantised.agreement)}
+
+
+def describe_judge(model: Any) -> dict[str, Any]:
+    """Return which vision-language model a reward or an annotator asks, and its cost in this process; {} if none."""
+    judge = getattr(model, "judge", None)
+    if judge is not None:
+        return {
+            "judge": {"id": judge.id, "licence": judge.licence, "privileged": judge.privileged, **asdict(judge.usage)}
+        }
+    inner = [getattr(model, "of", None), *getattr(model, "parts", {}).values()]
+    return next((told for one in inner if one is not None and (told := describe_judge(one))), {})
 
 
 def describe_cache(config: Mapping[str, Any], encoders: Iterable[Encoder]) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from vlmreward.atomic import write_bytes
 from vlmreward.cli.build import Scoring, build_scoring, build_training, check_agent, seed_envs, set_threads
 from vlmreward.cli.calibration import FILE as INT8_FILE
 from vlmreward.cli.gate import audit_before_training, check_mode
-from vlmreward.cli.results import describe_run, format_summary
+from vlmreward.cli.results import describe_judge, describe_run, format_summary
 from vlmreward.cli.run_folder import RunFolder
 from vlmreward.cli.settings import TrainSettings
 from vlmreward.errors import VlmRewardError
@@ -96,6 +96,8 @@ class Session:
         parts: dict[str, Stateful] = {"clock": self.clock, "episodes": self.episodes, "frames": self.frames}
         if self.scoring.cache is not None:
             parts["cache"] = self.scoring.cache
+        if self.training.learner is not None:
+            parts["reward"] = self.training.learner
         checkpointer = Checkpointer(run.checkpoints, model, self.training.scorer, parts, metrics)
         if resumable:
             checkpointer.resume(resumable)
@@ -117,6 +119,7 @@ class Session:
                     Cadence(checkpoint=settings.checkpoint_every, select=settings.eval.every),
                     self.stop,
                     self._select if settings.eval.every else None,
+                    self.training.learner,
                 )
                 try:
                     self._learn(run, callback)
@@ -182,6 +185,7 @@ class Session:
     def _report(self, run: RunFolder, note: str) -> None:
         seed = self.settings.eval.seed + REPORT_OFFSET
         summary = self._evaluate(seed)
+        learner = self.training.learner
         threshold = self.settings.frame_gate
         gate = None if threshold is None else self.frames.gate.report(threshold)
         result = {
@@ -192,6 +196,8 @@ class Session:
             "threads": self.threads,
             "frames": self.frames.summary(),
             "frame_gate": gate,
+            "learned_reward": None if learner is None else learner.report(),
+            **({} if learner is None else describe_judge(learner.annotator)),
             "wall_seconds": self.clock.wall,
             "phase_seconds": self.clock.phases,
             "evaluation": {"checkpoint": "last", "seed": seed, **summary},

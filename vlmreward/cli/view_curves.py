@@ -27,12 +27,12 @@ USUAL = ("reward_vlm", "reward_vlm_success", "reward_vlm_progress")
 """What ``vlmreward label`` calls its columns unless it is told otherwise; understood by every format."""
 
 
-def open_runs(dataset: EpisodeDataset, asked: Sequence[str] | None) -> list[StoredLabels]:
+def open_runs(dataset: EpisodeDataset, asked: Sequence[str]) -> list[StoredLabels]:
     """Open the labelling runs of a dataset.
 
     Args:
         dataset: That was labelled.
-        asked: Folders of runs or of whole jobs; None for the usual places.
+        asked: Folders of runs or of whole jobs; none for those in the usual places.
 
     Raises:
         ConfigError: A folder is not there, or no run has finished in it.
@@ -42,7 +42,7 @@ def open_runs(dataset: EpisodeDataset, asked: Sequence[str] | None) -> list[Stor
     from vlmreward.labelling.plan import layout_key
     from vlmreward.labelling.stored_labels import list_runs, open_labels
 
-    if asked is None:
+    if not asked:
         usual = (job_folder({"run_dir": None}, dataset.root, layout_key(dataset, camera)) for camera in dataset.cameras)
         found = [run for job in usual for run in list_runs(job)]
     else:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
+from vlmreward.data.dataset import Undecodable
 from vlmreward.encoders.embedding_store import EmbeddingStore
 from vlmreward.encoders.frame_hash import Keys, distinct
 from vlmreward.labelling.plan import Plan, Shard, Span
-from vlmreward.labelling.scoring import LabelScorer
-from vlmreward.labelling.shard_frames import NO_KEY, ShardFrames
+from vlmreward.labelling.scoring import LabelScorer, Piece
+from vlmreward.labelling.shard_frames import NO_KEY, Decode, ShardFrames
 from vlmreward.labelling.work_folder import FrameRecord, LabelRecord, WorkFolder
-from vlmreward.types import BoolArray, FloatArray
+from vlmreward.types import BoolArray, FloatArray, Frames
 
 Advance = Callable[[int], None]
 """Told how many more frames are done."""
@@ -64,10 +66,14 @@ class Labeller:
         folder: Their journal.
         store: Embeddings of the encoder.
         engine: Decodes and encodes.
+        decode: For models that look at pictures, which are not kept and so decoded again; None: there are none.
     """
 
-    def __init__(self, plan: Plan, folder: WorkFolder, store: EmbeddingStore, engine: Engine) -> None:
-        self._plan, self._folder, self._store, self._engine = plan, folder, store, engine
+    def __init__(
+        self, plan: Plan, folder: WorkFolder, store: EmbeddingStore, engine: Engine, decode: Decode | None = None
+    ) -> None:
+        self._plan, self._folder, self._store, self._engine, self._decode = plan, folder, store, engine, decode
+        self._recent = -1, FrameRecord(np.empty((0, 2), np.uint64), {})
 
     def encode(self, shards: Sequence[int], advance: Advance, counts: Counts) -> None:
         """Make the frames of some shards known, without labelling them.
@@ -102,6 +108,9 @@ class Labeller:
             else:
                 counts.add(labels)
                 advance(len(shard))
+        if scorer.model.context == "episode":  # which may end in a later shard
+            self.encode(missing, advance, counts)
+            advance = _nobody
         for number, record in self._encode(missing, advance, counts):
             labels = self._score(self._plan.shards[number], record, scorer)
             self._folder.write_labels(number, labels)
@@ -114,11 +123,21 @@ class Labeller:
             index: Of the episode.
             scorer: Its goals decide.
         """
-        parts = [self._embeddings(self._record(number))[rows] for number, rows, _ in self._plan.where(index)]
-        whole = Shard(0, (Span(index, 0, self._plan.frames[index]),))
-        embeddings = np.concatenate(parts)
+        embeddings = self.embeddings(index, 0, self._plan.frames[index])
         lost = np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist()
-        return scorer.score(whole, embeddings, {}, None, dict.fromkeys(lost, "no embedding"))
+        frames = self._pictures(index, 0, len(embeddings)) if scorer.looks else None
+        piece = Piece(Span(index, 0, len(embeddings)), 0, embeddings, embeddings[0], frames)
+        return scorer.score([piece], dict.fromkeys(lost, "no embedding"))
+
+    def embeddings(self, episode: int, start: int, stop: int) -> FloatArray:
+        """Return embeddings of frames of an episode whose shards are known, float32, shape (N, D); NaN where lost."""
+        parts = []
+        for number, rows, frames in self._plan.where(episode):
+            low, high = max(start, frames.start), min(stop, frames.stop)
+            if low < high:
+                shift = rows.start - frames.start
+                parts.append(self._read(self._record(number).keys[low + shift : high + shift]))
+        return np.concatenate(parts)
 
     def _encode(self, shards: Sequence[int], advance: Advance, counts: Counts) -> Iterator[tuple[int, FrameRecord]]:
         """Yield the frames of each shard, in order; those that are known need no picture."""
@@ -153,34 +172,42 @@ class Labeller:
         return record
 
     def _score(self, shard: Shard, record: FrameRecord, scorer: LabelScorer) -> LabelRecord:
-        head = shard.spans[0]
-        initial: dict[int, FloatArray] = {}
-        previous = None
-        if head.start > 0:
-            if "previous" in scorer.model.needs:
-                previous = self._frame(head.episode, head.start - 1)
-            if "initial" in scorer.model.needs:
-                initial[head.episode] = self._frame(head.episode, 0)
-        return scorer.score(shard, self._embeddings(record), initial, previous, record.reasons)
+        pieces = []
+        for span in shard.spans:
+            begin, end = scorer.sees(span, self._plan.frames[span.episode])
+            seen = self.embeddings(span.episode, begin, end)
+            first = seen[0] if begin == 0 else self.embeddings(span.episode, 0, 1)[0]
+            frames = self._pictures(span.episode, begin, end) if scorer.looks else None
+            pieces.append(Piece(span, begin, seen, first, frames))
+        return scorer.score(pieces, record.reasons)
+
+    def _pictures(self, episode: int, start: int, stop: int) -> Frames:
+        """Decode frames of an episode, uint8, shape (N, H, W, 3); black where one can't be."""
+        assert self._decode is not None, "a model that looks at pictures needs a way to decode them"
+        read = list(islice(self._decode(episode, start), stop - start))
+        shape = next((picture.shape for picture in read if not isinstance(picture, Undecodable)), (1, 1, 3))
+        frames = np.zeros((len(read), *shape), np.uint8)
+        for row, picture in enumerate(read):
+            if not isinstance(picture, Undecodable):
+                frames[row] = picture
+        return frames
 
     def _record(self, shard: int) -> FrameRecord:
-        record = self._folder.read_frames(shard)
-        assert record is not None, "frames are read before they are known"
-        return record
+        if shard != self._recent[0]:  # most spans of a shard are scored one after the other
+            record = self._folder.read_frames(shard)
+            assert record is not None, "frames are read before they are known"
+            self._recent = shard, record
+        return self._recent[1]
 
-    def _embeddings(self, record: FrameRecord) -> FloatArray:
-        out = np.full((len(record.keys), self._store.meta.dim), np.nan, np.float32)
-        there = np.flatnonzero(has_key(record.keys))
-        out[there] = self._store.read(self._store.find(record.keys[there]))
+    def _read(self, keys: Keys) -> FloatArray:
+        out = np.full((len(keys), self._store.meta.dim), np.nan, np.float32)
+        there = np.flatnonzero(has_key(keys))
+        out[there] = self._store.read(self._store.find(keys[there]))
         return out
 
-    def _frame(self, episode: int, frame: int) -> FloatArray:
-        """Return the embedding of one frame of an earlier shard, NaN if it has none."""
-        for number, rows, frames in self._plan.where(episode):
-            if frames.start <= frame < frames.stop:
-                row = rows.start + frame - frames.start
-                return self._embeddings(FrameRecord(self._record(number).keys[row : row + 1]))[0]
-        raise AssertionError(f"episode {episode} has no frame {frame}")
+
+def _nobody(count: int) -> None:
+    """Hear that frames are done."""
 
 
 def has_key(keys: Keys) -> BoolArray:

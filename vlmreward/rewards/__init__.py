@@ -1,7 +1,8 @@
 """Reward models, by name; a model's module is imported when its name is first used.
 
-A model is built from what its constructor takes: ``encoder`` and the prompts; or ``of``, another model whose rewards it
-shapes; or ``parts``, several models whose rewards it combines. Inner models are described as the outer one is, by
+A model is built from what its constructor takes: ``encoder`` and the prompts; ``judge``, a vision-language model that
+is asked about pictures, and the prompts; or ``of``, another model whose rewards it shapes; or ``parts``, several models
+whose rewards it combines. Inner models are described as the outer one is, by
 ``name`` and settings, and share its prompts.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from vlmreward.errors import ConfigError
 from vlmreward.registry import Registry
+from vlmreward.rewards.judges import make_judge
 from vlmreward.rewards.transform import TRANSFORM_KEYS, RewardTransform
 from vlmreward.types import Encoder, RewardModel
 
@@ -20,7 +22,7 @@ _REWARDS = Registry("reward")
 
 
 def register_reward(name: str, target: str) -> None:
-    """Add a reward model: a callable with a parameter named ``encoder``, ``of`` or ``parts``, and its own settings.
+    """Add a reward model: a callable that takes ``encoder``, ``judge``, ``of`` or ``parts``, and its own settings.
 
     Args:
         name: The name users write.
@@ -43,7 +45,8 @@ def make_reward(name: str, encoder: Encoder, /, **kwargs: Any) -> RewardModel:
     Args:
         name: One of :func:`list_rewards`.
         encoder: Frozen encoder of frames and prompts.
-        **kwargs: The model's own settings: ``goal``, ``baseline``, ``alpha``, ... A model that takes ``of`` or
+        **kwargs: The model's own settings: ``goal``, ``baseline``, ``alpha``, ... A model that takes ``judge`` gets the
+            one that a mapping with ``name`` and settings describes. A model that takes ``of`` or
             ``parts`` gets its inner models from ``of``, a mapping with ``name`` and settings (``clip`` if it is not
             given): one model, or one for each goal; and from ``parts``, more such mappings by name, each with a
             ``goal`` of its own.
@@ -63,6 +66,9 @@ def make_reward(name: str, encoder: Encoder, /, **kwargs: Any) -> RewardModel:
     if "parts" in takes:
         prompts, of, own = _split(kwargs)
         return _REWARDS.make(name, {"parts": _make_parts(of, own.pop("parts", None) or {}, encoder, prompts)}, **own)
+    if "judge" in takes:
+        judge = make_judge(kwargs.pop("judge", None))
+        return _REWARDS.make(name, {"judge": judge}, **kwargs)
     return _REWARDS.make(name, {"encoder": encoder}, **kwargs)
 
 
@@ -91,6 +97,14 @@ def make_reward_from_config(
     return model, make_transform(**{k: config[k] for k in TRANSFORM_KEYS if k in config})
 
 
+def for_other_goals(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the reward that goals beside its own are scored with, as a control.
+
+    A head that was fitted for one goal says nothing of others; the model that speaks until there is a head does.
+    """
+    return (config.get("of") or {"name": "clip"}) if "annotator" in config and config.get("path") else config
+
+
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any], dict[str, Any]]:
     """Split settings into prompts, the inner model's, and the rest."""
     prompts = {key: settings[key] for key in ("goal", "baseline") if key in settings}
@@ -111,6 +125,11 @@ def _make_inner(at: str, config: Any, encoder: Encoder, prompts: Mapping[str, An
         raise ConfigError(
             f"reward {name!r} decides how its rewards are transformed and can't stand inside another one, got it as "
             f"reward.{at}: make it the outermost"
+        )
+    if getattr(model, "learns", False):
+        raise ConfigError(
+            f"reward {name!r} learns beside training and can't stand inside another one, got it as reward.{at}: give "
+            f"reward.{at}.path=<head.safetensors of a run>, or make it the outermost"
         )
     return model
 
@@ -141,3 +160,12 @@ register_reward("potential", "vlmreward.rewards.shaped:PotentialReward")
 register_reward("soft_and", "vlmreward.rewards.composite:SoftAndReward")
 register_reward("product", "vlmreward.rewards.composite:ProductReward")
 register_reward("constrained", "vlmreward.rewards.composite:ConstrainedReward")
+register_reward("critic", "vlmreward.rewards.critic_reward:CriticReward")
+register_reward("perceptual", "vlmreward.rewards.perceptual:PerceptualReward")
+register_reward("success", "vlmreward.rewards.shaped:SuccessReward")
+register_reward("yes_no", "vlmreward.rewards.judges.yes_no:YesNoReward")
+register_reward("gvl", "vlmreward.rewards.judges.gvl:GvlReward")
+register_reward("vlac", "vlmreward.rewards.judges.vlac:VlacReward")
+register_reward("rubric", "vlmreward.rewards.judges.rubric:RubricReward")
+register_reward("preference", "vlmreward.rewards.learned:PreferenceReward")
+register_reward("distilled", "vlmreward.rewards.learned:DistilledReward")

@@ -1,4 +1,4 @@
-"""What rewards on prompts share: encoding the prompts once, scoring unit embeddings, refusing bad rows."""
+"""What rewards on prompts share: encoding the prompts once, scoring unit embeddings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vlmreward.errors import FramesError, PromptError
-from vlmreward.types import NORM_TOLERANCE, Context, Encoder, FloatArray, FrameBatch, RewardBatch
+from vlmreward.errors import PromptError
+from vlmreward.rewards.embeddings import check_embeddings, read_embeddings, unit_dots, why_unscorable
+from vlmreward.types import Context, Encoder, FloatArray, FrameBatch, RewardBatch
 
 Prompts = str | Sequence[str]
 
@@ -67,29 +68,6 @@ def encode_prompts(encoder: Encoder, prompts: Sequence[str]) -> npt.NDArray[np.f
     return raw / norms
 
 
-def unit_dots(embeddings: npt.NDArray[np.floating], directions: FloatArray) -> npt.NDArray[np.float64]:
-    """Return dot products of image embeddings, made unit vectors, with fixed directions.
-
-    A row's result does not depend on the other rows, to the last bit: ``einsum`` adds up each row in one
-    order, where a matrix product may change its order with the number of rows.
-
-    Args:
-        embeddings: float, shape (N, D).
-        directions: float32, shape (K, D).
-
-    Returns:
-        Shape (N, K); a row is NaN where the embedding is not finite or its norm is not 1.
-    """
-    x = np.ascontiguousarray(embeddings, dtype=np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        norm = np.sqrt(np.einsum("nd,nd->n", x, x))
-        dots = np.stack([np.einsum("nd,d->n", x, direction) for direction in directions], axis=1)
-        unit = np.abs(norm - 1) <= NORM_TOLERANCE  # False for NaN
-    result = np.full(dots.shape, np.nan)
-    result[unit] = dots[unit] / norm[unit, None].astype(np.float64)
-    return result
-
-
 class PromptedReward(ABC):
     """A reward that is a function of the dot products of a frame's embedding with a few fixed directions.
 
@@ -141,7 +119,7 @@ class PromptedReward(ABC):
         Raises:
             FramesError: The shape is not (N, D) with the encoder's D.
         """
-        self._check_shape(embeddings)
+        check_embeddings(embeddings, self._directions.shape[1], self.encoder)
         return self._score(unit_dots(embeddings, self._directions))
 
     def compute_reward(self, batch: FrameBatch) -> RewardBatch:
@@ -156,7 +134,7 @@ class PromptedReward(ABC):
         Raises:
             FramesError: The batch has neither embeddings nor frames, or they do not fit.
         """
-        embeddings = self._embeddings(batch)
+        embeddings = read_embeddings(batch, self._directions.shape[1], self.encoder)
         dots = unit_dots(embeddings, self._directions)
         reward = self._score(dots)
         valid = np.isfinite(dots[:, 0])
@@ -164,39 +142,12 @@ class PromptedReward(ABC):
             reward=reward,
             valid=valid,
             parts={name: part.astype(np.float32) for name, part in self._parts(dots).items()},
-            reasons={int(row): _reason(embeddings[row]) for row in np.flatnonzero(~valid)},
+            reasons={int(row): why_unscorable(embeddings[row]) for row in np.flatnonzero(~valid)},
         )
 
     def _score(self, dots: npt.NDArray[np.float64]) -> FloatArray:
         with np.errstate(invalid="ignore"):  # NaN marks a row that can't be scored and stays NaN
             return self._reward(dots).astype(np.float32)
-
-    def _embeddings(self, batch: FrameBatch) -> npt.NDArray[np.floating]:
-        if batch.embeddings is not None:
-            embeddings = batch.embeddings
-        elif batch.frames is not None:
-            embeddings = self.encoder.encode_images(batch.frames)
-        else:
-            raise FramesError("the batch has neither embeddings nor frames: give one of them")
-        self._check_shape(embeddings)
-        if len(embeddings) != len(batch):
-            raise FramesError(f"the batch has {len(batch)} rows but {len(embeddings)} pictures: give one for each row")
-        return embeddings
-
-    def _check_shape(self, embeddings: npt.NDArray[np.floating]) -> None:
-        dim = self._directions.shape[1]
-        if embeddings.ndim != 2 or embeddings.shape[1] != dim or not np.issubdtype(embeddings.dtype, np.floating):
-            raise FramesError(
-                f"embeddings must be float of shape (N, {dim}), got {embeddings.dtype} {embeddings.shape}: "
-                f"encode the frames with encoder {self.encoder.id}"
-            )
-
-
-def _reason(embedding: npt.NDArray[np.floating]) -> str:
-    """Return why an embedding can't be scored."""
-    if not np.isfinite(embedding).all():
-        return "embedding is not finite"
-    return f"embedding has norm {np.linalg.norm(embedding.astype(np.float64)):.3g} instead of 1"
 
 
 def as_directions(*vectors: npt.NDArray[np.float64]) -> FloatArray:

@@ -132,18 +132,22 @@ class ShapedReward(ABC):
             batch: N rows with the fields that ``needs`` names.
 
         Returns:
-            Rewards of N rows; ``parts`` holds the inner model's rewards as ``unshaped`` beside the parts it reports
+            Rewards of N rows; ``parts`` holds what the inner model said as ``unshaped`` beside the parts it reports
             itself. A row is invalid where the inner model has no reward for one of the frames compared.
 
         Raises:
             FramesError: The batch lacks what the model needs.
         """
         scored = self.of.compute_reward(batch)
-        rewards = known_rewards(scored)
+        rewards = self._read(scored)
         shaped = self._shape(rewards, batch)
         valid = np.isfinite(shaped)
         reasons = {int(row): scored.reasons.get(int(row), self.missing) for row in np.flatnonzero(~valid)}
         return RewardBatch(shaped, valid, scored.success, {**scored.parts, "unshaped": rewards}, reasons)
+
+    def _read(self, scored: RewardBatch) -> FloatArray:
+        """Return what is shaped of what the inner model says, NaN where it is not known, shape (N,)."""
+        return known_rewards(scored)
 
     def _compare_with_previous(self) -> None:
         """Declare that each frame is compared with the one before it."""
@@ -291,3 +295,37 @@ class PotentialReward(ShapedReward):
         if self.success_at is not None:
             shaped += rewards >= self.success_at
         return shaped
+
+
+class SuccessReward(ShapedReward):
+    """The probability that the task is done, which another model gives beside its rewards; or 1 where it is enough.
+
+    Args:
+        of: A model that gives a success probability, e.g. ``critic``.
+        at: Probability from which on a frame is paid 1, and 0 below; None: the probability itself.
+
+    Raises:
+        ConfigError: ``at`` is not in (0, 1]; in ``compute_reward``: the model gives no success probability.
+    """
+
+    missing = "no success probability"
+    range = (0.0, 1.0)
+
+    def __init__(self, of: RewardModel, at: float | None = None) -> None:
+        super().__init__(of)
+        self.at = None if at is None else check_number("at", at, 0, 1)
+        if self.at == 0:
+            raise ConfigError("at=0 pays every frame 1: set a probability above 0, or null for the probability itself")
+
+    def _read(self, scored: RewardBatch) -> FloatArray:
+        if scored.success is None:
+            raise ConfigError(
+                f"SuccessReward needs a success probability, and {type(self.of).__name__} gives none: "
+                "choose a model that does, e.g. reward.of.name=critic"
+            )
+        return np.where(scored.valid, scored.success, np.nan).astype(np.float32)
+
+    def _shape(self, rewards: FloatArray, batch: FrameBatch) -> FloatArray:
+        if self.at is None:
+            return rewards
+        return np.where(np.isnan(rewards), np.nan, rewards >= self.at).astype(np.float32)

@@ -155,6 +155,11 @@ class RewardTransform:
         if values.size:
             self._stats = self._stats.merged(values)
 
+    def restart(self) -> None:
+        """Forget the running statistics, because rewards are labelled anew; nothing when frozen."""
+        if not self.frozen:
+            self._stats = RunningStats()
+
     def apply(
         self,
         raw: npt.NDArray[np.floating],

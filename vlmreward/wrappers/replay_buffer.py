@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from vlmreward.errors import ConfigError, RenderingError
 from vlmreward.types import BoolArray, FloatArray
 from vlmreward.wrappers.capture_frames import ENV_REWARD_KEY
+from vlmreward.wrappers.relabelling import Relabelling, does_learn
 from vlmreward.wrappers.replay_rows import export_rows, import_rows
 from vlmreward.wrappers.score_table import INVALID, UNSCORED, VALID
 from vlmreward.wrappers.scorer import Scorer
@@ -87,6 +88,10 @@ class ScoredReplayMixin(_Base):
         self._n_valid = 0
         self._since_post = 0
         self._posted = -1  # newest ticket handed over at the last hand-over
+        self.relabelling: Relabelling | None = None
+        if does_learn(scorer.reward_model):
+            assert scorer.encoder is not None, "the scorer has refused a model on embeddings without an encoder"
+            self.relabelling = Relabelling(scorer.reward_model, *shape, scorer.encoder.dim)
         late = self.buffer_size if scorer.reward_model.context == "episode" else 0
         scorer.require_history(max(late, 4 * (score_every // self.n_envs + 1)))
 
@@ -153,16 +158,33 @@ class ScoredReplayMixin(_Base):
             self.score_now()
         if self._n_valid == 0:
             self._raise_nothing()
+        self.relabel()
         return self._get_samples(self._draw(batch_size), env=env)
+
+    def relabel(self) -> None:
+        """Label the rows anew that an older version of a reward that learns has labelled, if there are any.
+
+        The transform's statistics begin anew too: they are those of what is in the buffer.
+        """
+        if self.relabelling is None or not self.relabelling.is_stale():
+            return
+        valid = self.status == VALID
+        if self.relabelling.relabel(self.rewards, valid):
+            transform = self.scorer.transform
+            transform.restart()
+            transform.update(self.rewards, valid, self.env_rewards, self.parts)
 
     def rows_since(self, n_added: int) -> dict[str, np.ndarray]:
         """Return the rows added after the first ``n_added`` vec steps, for saving; see ``replay_rows.export_rows``."""
         self.score_now()
+        self.relabel()
         return export_rows(self, n_added)
 
     def restore_rows(self, arrays: dict[str, np.ndarray]) -> None:
         """Append rows that :meth:`rows_since` returned; see ``replay_rows.import_rows``."""
         import_rows(self, arrays)
+        if self.relabelling is not None:
+            self.relabelling.restored()
         self._n_valid = int((self.status == VALID).sum())
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
@@ -229,6 +251,8 @@ class ScoredReplayMixin(_Base):
             self.rewards[row, fresh] = scores.raw[number, fresh]
             self.parts[row, fresh] = scores.parts[number, fresh]
             self.status[row, fresh] = np.where(scores.valid[number, fresh], VALID, INVALID)
+            if self.relabelling is not None and scores.learned is not None:
+                self.relabelling.store(row, scores.learned, number, fresh)
             self.episode_starts[row] = scores.step[number] == 1
             raw.append(scores.raw[number, fresh])
             valid.append(scores.valid[number, fresh])

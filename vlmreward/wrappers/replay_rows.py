@@ -90,6 +90,8 @@ def import_rows(buffer: ScoredReplayMixin, arrays: dict[str, np.ndarray]) -> Non
 def _stored(buffer: ScoredReplayMixin) -> dict[str, np.ndarray]:
     """Return every stored array by the name it is saved under."""
     arrays: dict[str, np.ndarray] = {"parts": buffer.parts} if buffer.parts.size else {}
+    if buffer.relabelling is not None:
+        arrays |= {"embeddings": buffer.relabelling.embeddings, "versions": buffer.relabelling.versions}
     for name in _FIELDS:
         values = getattr(buffer, name)
         arrays |= (

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmreward.types import BoolArray, FloatArray
+from vlmreward.wrappers.relabelling import LearnedRows
 from vlmreward.wrappers.scoring import ScoredRows
 
 UNSCORED, VALID, INVALID = 0, 1, 2
@@ -60,10 +61,12 @@ class ScoreTable:
         capacity: Number of newest tickets that are kept.
         last: Newest ticket given before this table was made.
         n_parts: Number of parts kept beside each reward.
+        dim: Length of the embeddings kept beside the rewards of a model that learns; 0 for none.
     """
 
-    def __init__(self, n_envs: int, capacity: int, last: int, n_parts: int = 0) -> None:
+    def __init__(self, n_envs: int, capacity: int, last: int, n_parts: int = 0, dim: int = 0) -> None:
         self._n_envs, self._n_parts, self._start, self._last = n_envs, n_parts, last + 1, last
+        self._dim = dim
         self._allocate(capacity)
         self._sums: dict[int, _Sums] = {}  # by environment
         self._episodes: deque[EpisodeScore] = deque(maxlen=MAX_EPISODES)
@@ -87,6 +90,9 @@ class ScoreTable:
         at = rows["ticket"][kept] % self._capacity, rows["env"][kept]
         self.raw[at], self.parts[at] = scored.raw[kept], scored.parts[kept]
         self.status[at] = np.where(scored.valid[kept], VALID, INVALID)
+        if scored.learned is not None:
+            self.embeddings[at] = scored.learned.embeddings[kept]
+            self.version[at] = scored.learned.version[kept]
         for row, raw, valid in zip(rows, scored.raw.tolist(), scored.valid.tolist(), strict=True):
             self._count(row, raw, valid)
 
@@ -115,16 +121,24 @@ class ScoreTable:
         scored = status != UNSCORED
         return self.raw[at], status == VALID, self.env_reward[at], scored, self.step[at], self.parts[at]
 
+    def read_learned(self, first: int, last: int) -> LearnedRows | None:
+        """Return copies of what rows are labelled anew from; None for a model that does not learn."""
+        at = np.arange(first, last + 1) % self._capacity
+        return LearnedRows(self.embeddings[at], self.version[at]) if self._dim else None
+
     def grow(self, capacity: int) -> None:
         """Keep at least this many tickets."""
         if capacity <= self._capacity:
             return
         tickets = np.arange(self.oldest, self._last + 1)
         raw, valid, env_reward, scored, step, parts = self.read(self.oldest, self._last)
+        learned = self.read_learned(self.oldest, self._last)
         self._allocate(capacity)
         at = tickets % capacity
         self.raw[at], self.env_reward[at], self.step[at], self.parts[at] = raw, env_reward, step, parts
         self.status[at] = np.where(scored, np.where(valid, VALID, INVALID), UNSCORED)
+        if learned is not None:
+            self.embeddings[at], self.version[at] = learned
 
     def pop_episodes(self, ticket: int) -> list[EpisodeScore]:
         """Return and forget the episodes that ended at this ticket or before, by the order in which they ended."""
@@ -140,3 +154,5 @@ class ScoreTable:
         self.status: npt.NDArray[np.uint8] = np.zeros(shape, np.uint8)
         self.env_reward: FloatArray = np.zeros(shape, np.float32)
         self.step: npt.NDArray[np.int64] = np.zeros(shape, np.int64)
+        self.embeddings: npt.NDArray[np.float16] = np.zeros((*shape, self._dim), np.float16)
+        self.version: npt.NDArray[np.int32] = np.zeros(shape, np.int32)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vlmreward.errors import CheckpointError, ConfigError
-from vlmreward.types import BoolArray, Encoder, FloatArray, RewardModel
+from vlmreward.types import BoolArray, Encoder, FloatArray, Frames, RewardModel
 from vlmreward.wrappers.frame_gate import FrameGate, GateCounts
 from vlmreward.wrappers.frame_ring import FrameRing
+from vlmreward.wrappers.relabelling import LearnedRows, does_learn
 from vlmreward.wrappers.score_table import EpisodeScore, ScoreTable
-from vlmreward.wrappers.scoring import FrameScorer, Transform, gather
+from vlmreward.wrappers.scoring import FrameScorer, ScoredRows, Transform, gather
 from vlmreward.wrappers.worker_thread import WorkerThread
 
 
@@ -34,6 +35,7 @@ class Scores(NamedTuple):
         scored: False where the reward is not known yet (context ``"episode"``, a running episode).
         step: Number of the step in its episode, from 1, int64.
         parts: The parts that the transform needs, float32, shape (n, n_envs, number of parts); 0 where not valid.
+        learned: What rows are labelled anew from, where the reward learns.
     """
 
     raw: FloatArray
@@ -42,6 +44,21 @@ class Scores(NamedTuple):
     scored: BoolArray
     step: npt.NDArray[np.int64]
     parts: FloatArray
+    learned: LearnedRows | None = None
+
+
+class Observer(Protocol):
+    """Sees the frames that a scorer has scored, on the scorer's thread."""
+
+    def observe(self, scored: ScoredRows, pictures: Frames, index: npt.NDArray[np.int64]) -> None:
+        """Look at the rows of a job.
+
+        Args:
+            scored: K rows.
+            pictures: uint8, shape (U, H, W, 3); not kept by the scorer.
+            index: Which of them each row shows, shape (K,); -1 for none.
+        """
+        ...
 
 
 class Scorer:
@@ -56,6 +73,9 @@ class Scorer:
         encode_batch: Number of frames that are encoded together.
         instruction: Handed to the reward model with every batch.
         gate: Decides which frames are encoded; None: all.
+
+    Attributes:
+        observer: Sees every transition's frame when it is scored; None: nobody does.
 
     Raises:
         ConfigError: ``encode_batch`` is below 1, or the model needs what can't be given.
@@ -84,6 +104,7 @@ class Scorer:
         self.encode_batch = encode_batch
         self.instruction = instruction
         self.gate = gate
+        self.observer: Observer | None = None
         FrameScorer(encoder, reward_model, 1, gate=gate)  # refuse what can't work now, not when environments were built
         self._worker = WorkerThread("vlmreward-scorer")
         self._table: ScoreTable | None = None
@@ -133,7 +154,8 @@ class Scorer:
         self._frames = FrameScorer(
             self.encoder, self.reward_model, n_envs, self.instruction, self.transform.parts, self.gate
         )
-        self._table = ScoreTable(n_envs, self._history, self._last, len(self.transform.parts))
+        dim = self.encoder.dim if self.encoder is not None and does_learn(self.reward_model) else 0
+        self._table = ScoreTable(n_envs, self._history, self._last, len(self.transform.parts), dim)
         return ring
 
     def release_ring(self) -> None:
@@ -216,7 +238,7 @@ class Scorer:
         self._seconds["wait"] += time.perf_counter() - start
         self._asked = max(self._asked, last)
         with self._worker.changed:
-            return Scores(*self._table.read(first, last))
+            return Scores(*self._table.read(first, last), self._table.read_learned(first, last))
 
     def require_history(self, tickets: int) -> None:
         """Keep the rewards of at least this many newest tickets."""
@@ -291,6 +313,8 @@ class Scorer:
         gathered = gather(rows, ring.frames)
         self._give_back(rows)  # the pictures are copied: the environments may go on while they are encoded
         scored = frames.score(rows, gathered)
+        if self.observer is not None:
+            self.observer.observe(scored, gathered.unique, gathered.index[~rows["reset"]])
         with self._worker.changed:
             table.store(scored)
             self._done = last

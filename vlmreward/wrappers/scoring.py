@@ -31,6 +31,7 @@ from vlmreward.types import (
 from vlmreward.wrappers.capture_frames import REASONS
 from vlmreward.wrappers.episode_history import EpisodeHistory, Segment
 from vlmreward.wrappers.frame_gate import FrameGate, GatedEmbeddings
+from vlmreward.wrappers.relabelling import VERSION, LearnedRows, does_learn
 
 ROW_DTYPE = np.dtype(
     [
@@ -80,6 +81,10 @@ class Transform(Protocol):
         """Return the rewards to learn from, in the shape of ``raw``."""
         ...
 
+    def restart(self) -> None:
+        """Forget the statistics: rewards are labelled anew."""
+        ...
+
     def log_values(self) -> dict[str, float]:
         """Return numbers for the log, by key."""
         ...
@@ -120,6 +125,7 @@ class ScoredRows:
         reasons: Row number to reason, for every invalid row.
         pictures: Number of pictures that were encoded.
         seconds: Time in the encoder.
+        learned: What a reward that learns is scored anew from; None for others.
     """
 
     rows: np.ndarray
@@ -129,6 +135,7 @@ class ScoredRows:
     reasons: dict[int, str] = field(default_factory=dict)
     pictures: int = 0
     seconds: float = 0.0
+    learned: LearnedRows | None = None
 
 
 def stack_frames(frames: Sequence[Frames]) -> Frames:
@@ -200,6 +207,7 @@ class FrameScorer:
                 f"{type(reward_model).__name__} {why}: leave it out"
             )
         self._encoder, self._model, self._instruction, self._parts = encoder, reward_model, instruction, parts
+        self._learns = does_learn(reward_model)
         self._keyed = encoder if isinstance(encoder, KeyedEncoder) else None
         self._gate = gate
         self._history = EpisodeHistory(n_envs, whole_episodes=context == "episode") if self._whole else None
@@ -291,7 +299,12 @@ class FrameScorer:
         reasons |= {int(good[number]): reason for number, reason in result.reasons.items()}
         position = {int(row): number for number, row in enumerate(out)}
         reasons = {position[row]: why for row, why in reasons.items() if row in position}
-        return ScoredRows(rows[out], raw[out], valid[out], parts[out], reasons)
+        learned = None
+        if self._learns and embeddings is not None:
+            versions = np.zeros(len(rows), np.int32)
+            versions[good] = result.parts[VERSION]
+            learned = LearnedRows(embeddings[out].astype(np.float16), versions[out])
+        return ScoredRows(rows[out], raw[out], valid[out], parts[out], reasons, learned=learned)
 
     def _compare(
         self,
@@ -401,7 +414,7 @@ class FrameScorer:
         """Ask the reward model; every row of the answer is finite, or invalid with a reason."""
         if len(rows) == 0:
             nothing = np.empty(0, np.float32)
-            return RewardBatch(nothing, np.empty(0, bool), parts=dict.fromkeys(self._parts, nothing))
+            return RewardBatch(nothing, np.empty(0, bool), parts=dict.fromkeys((*self._parts, VERSION), nothing))
         batch = FrameBatch(
             episode=np.ascontiguousarray(rows["episode"]),
             step=np.ascontiguousarray(rows["step"]),

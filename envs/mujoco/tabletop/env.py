@@ -46,7 +46,6 @@ MAX_DELTA = 0.02  # m, that the commanded place of the gripper moves in a step
 _LEASH = 0.03  # m, that it may be ahead of the gripper: pushing against something winds nothing up
 _GRIP_DEADBAND = 0.2
 _LOW, _HIGH = (np.array([limits[i] for limits in WORKSPACE]) for i in (0, 1))
-_OBSERVE = ("state", "proprio")
 
 
 class TabletopEnv(MujocoEnv):
@@ -100,8 +99,8 @@ class TabletopEnv(MujocoEnv):
 
     ## Rewards
     The environment's own reward is the task's true progress, in [0, 1] (`goals.progress`): coming near, holding,
-    carrying, letting go; 1 exactly where the predicate holds. It is 0 with `task=None`. It is there to compare with
-    and knows nothing of pictures.
+    carrying, letting go; 1 exactly where the predicate holds. With `reward="sparse"` it is 1 in a step with success and
+    0 in others. It is 0 with `task=None`. It is there to compare with and knows nothing of pictures.
 
     ## Starting state
     Everything at rest, cubes and targets at random places that don't overlap, cubes turned by up to 15 degrees, the
@@ -140,6 +139,7 @@ class TabletopEnv(MujocoEnv):
     | `observe` | `"state"` | or `"proprio"`: nothing of the things on the table |
     | `split` | `"seen"` | see above |
     | `instruction` | `"goal"` | or `"paraphrase"` |
+    | `reward` | `"progress"` | or `"sparse"` |
 
     ## Version history
     - v0: first version.
@@ -163,10 +163,15 @@ class TabletopEnv(MujocoEnv):
         observe: Literal["state", "proprio"] = "state",
         split: str = "seen",
         instruction: Literal["goal", "paraphrase"] = "goal",
+        reward: Literal["progress", "sparse"] = "progress",
     ) -> None:
         super().__init__(render_mode)
-        choices = (("observe", observe, _OBSERVE), ("split", split, SPLITS))
-        for name, value, known in (*choices, ("instruction", instruction, ("goal", "paraphrase"))):
+        for name, value, known in (
+            ("observe", observe, ("state", "proprio")),
+            ("split", split, SPLITS),
+            ("instruction", instruction, ("goal", "paraphrase")),
+            ("reward", reward, ("progress", "sparse")),
+        ):
             if value not in known:
                 raise ConfigError(f"unknown {name} {value!r}: {suggest(str(value), known)}")
         self.task = find_task(TASKS, task)
@@ -176,7 +181,7 @@ class TabletopEnv(MujocoEnv):
         self.model = self.scene.model
         self.data = mujoco.MjData(self.model)
         self.dt = TIME_STEP * FRAME_SKIP
-        self._proprio_only, self._say = observe == "proprio", instruction
+        self._proprio_only, self._say, self._sparse = observe == "proprio", instruction, reward == "sparse"
         self._instruction = ""
         self._state, self._facts = empty_state(), dict[str, float]()
         self._hold = HoldCounter(HOLD_SECONDS, self.dt)
@@ -226,7 +231,8 @@ class TabletopEnv(MujocoEnv):
         obs = self._observe()
         held = self.goal is not None and self._hold.update(holds(self.goal, self._facts))
         info = self._info(held)
-        return obs, info["progress"] if self.goal else 0.0, False, False, info
+        reward = float(held) if self._sparse else info["progress"] if self.goal else 0.0
+        return obs, reward, False, False, info
 
     def render(self) -> Frames:
         """Return a picture of the present state, uint8, shape (height, width, 3).

@@ -241,6 +241,7 @@ def test_a_closed_environment_leaves_another_whole():
         ({"quality": "best"}, ConfigError, "unknown quality 'best'"),
         ({"camera": "frnt"}, ConfigError, "unknown camera 'frnt': did you mean 'front'"),
         ({"observe": "pixels"}, ConfigError, "unknown observe 'pixels'"),
+        ({"reward": "dense"}, ConfigError, "unknown reward 'dense'"),
         ({"split": "unsene"}, ConfigError, "unknown split 'unsene': did you mean 'unseen'"),
         ({"instruction": "any"}, ConfigError, "unknown instruction 'any'"),
         ({"render_mode": "human"}, ConfigError, "render_mode must be"),

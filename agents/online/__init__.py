@@ -1,0 +1,1 @@
+"""Learn a reward beside the agent that learns from it."""
