@@ -3,10 +3,11 @@
     python benchmarks/critic.py                # collect, fit, judge: about 25 minutes on 2 cores
     python benchmarks/critic.py --report       # only print the tables and draw the picture
 
-Everything is fixed here, before any training. Per task 50 episodes to learn from (FIT) and 42 held-out ones (HELD_OUT),
-more than half of them failures and regressions, by scripted policies from fixed seeds. One critic learns from all tasks
-but ``UNSEEN``; that one it meets with one demonstration as reference and with none. Its learning never sees the true
-progress (``<dataset>.truth.npz``), only pictures, sentences, time and each episode's recorded outcome.
+Held-out episodes are fixed here; how the critic learns was chosen with the true progress of some of the others. Per
+task 50 episodes to learn from (FIT) and 42 held-out ones (HELD_OUT), more than half of them failures and regressions,
+by scripted policies from fixed seeds. One critic learns from all tasks but ``UNSEEN``; that one it meets with one
+demonstration as reference and with none. Its learning never sees the true progress (``<dataset>.truth.npz``), only
+pictures, sentences, time and each episode's recorded outcome.
 
 Per task, on all frames of the held-out episodes, with 95 % bootstrap intervals over episodes: Spearman with true
 progress, AUROC of "done" with true success, share of episodes in the right outcome class (SE, PSE, FE by the rule of

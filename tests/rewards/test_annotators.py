@@ -2,6 +2,7 @@
 
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
@@ -239,6 +240,9 @@ def test_a_person_at_a_page():
         while "&lt;b&gt; &amp; upright" not in (shown := get()):
             assert time.monotonic() < end, shown
         assert "2 left" in shown
+        for path, body in (("", None), ("wrong", None), ("", b"number=0&key=1")):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(page.url.replace(page.token, path), body, timeout=10)
         assert "1 left" in get({"number": 0, "key": "2"})
         assert "1 left" in get({"number": 0, "key": "1"})  # answered already
         assert "1 left" in get({"number": 1, "key": "what"})

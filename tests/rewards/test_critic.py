@@ -173,7 +173,8 @@ def test_direct_progress_looks_at_the_frame_itself(saved):
     value = (2 * seen.progress + seen.done) / 3
     assert scored.reward == pytest.approx(value, abs=1e-6)
     assert scored.success == pytest.approx(seen.done, abs=1e-6)
-    known = CriticReward(ENCODER, "a known goal", path=path).compute_reward(batch(x, initial=first))
+    known = make_reward("critic", ENCODER, goal=["a known goal"], path=path)  # a list, as commands give it
+    known = known.compute_reward(batch(x, initial=first))
     text = ENCODER.encode_texts(["a known goal"])[0]
     seen = critic.compare(text, first, first, x, both_ways=False)
     value = (2 * seen.progress + seen.done) / 3
@@ -204,6 +205,20 @@ def test_a_lost_frame_has_no_number(saved):
     assert scored.valid.tolist() == [True, True, False, False, False]
     assert np.isnan(scored.reward[2:]).all()
     assert set(scored.reasons) == {2, 3, 4}
+
+
+def test_what_is_no_embedding_of_the_encoder_is_not_scored(saved):
+    path, _ = saved
+    model = CriticReward(ENCODER, "a goal", path=path)
+    x = frames(3)
+    odd = x.copy()
+    odd[1] = 0
+    scored = model.compute_reward(batch(odd, initial=np.tile(x[0], (3, 1))))
+    assert scored.valid.tolist() == [True, False, True]
+    with pytest.raises(FramesError):
+        model.compute_reward(batch(x[:, :-1], initial=x))
+    with pytest.raises(FramesError):
+        model.compute_reward(batch(x, initial=x[:, :-1]))
 
 
 def test_wrong_settings_are_one_line(saved, tmp_path):

@@ -12,6 +12,7 @@ from vlmreward.errors import ConfigError, FramesError
 from vlmreward.rewards.accumulation import Rule, accumulate_strided, fuse
 from vlmreward.rewards.critic import Critic, Judgement, Reference, direct
 from vlmreward.rewards.demos import read_reference
+from vlmreward.rewards.embeddings import check_embeddings, read_embeddings, unit_rows
 from vlmreward.rewards.prompted import Prompts, check_prompts, encode_prompts
 from vlmreward.rewards.settings import check_choice
 from vlmreward.rewards.stages import arrival, reference_frames
@@ -106,9 +107,9 @@ class CriticReward:
 
     def _find_span(self, goal: Prompts) -> tuple[float, float]:
         """Return what counts as 0 and as 1."""
-        spans = self.critic.meta.spans
-        if isinstance(goal, str) and goal in spans:
-            return spans[goal]
+        spans, prompts = self.critic.meta.spans, check_prompts(goal, "goal")
+        if len(prompts) == 1 and prompts[0] in spans:
+            return spans[prompts[0]]
         if self._reference is None:
             return 0.0, 1.0
         way = self._reference.embeddings
@@ -131,17 +132,15 @@ class CriticReward:
         Raises:
             FramesError: The batch lacks what is needed.
         """
-        embeddings = batch.embeddings
-        if embeddings is None:
-            if batch.frames is None:
-                raise FramesError("the batch has neither embeddings nor frames: give one of them")
-            embeddings = self.encoder.encode_images(batch.frames)
+        embeddings = unit_rows(read_embeddings(batch, self.encoder.dim, self.encoder))
         if self.context == "prefix":
             progress, seen = self._along_episodes(embeddings, batch.episode, batch.step)
         else:
             if batch.initial is None:
                 raise FramesError("the batch lacks the initial frames: give their embeddings, as `needs` declares")
-            seen = self._compare(batch.initial, batch.initial, embeddings, both_ways=False)
+            check_embeddings(batch.initial, self.encoder.dim, self.encoder)
+            initial = unit_rows(batch.initial)
+            seen = self._compare(initial, initial, embeddings, both_ways=False)
             progress = direct(seen, self._span) if self.estimate == "direct" else np.clip(seen.delta, 0.0, 1.0)
         valid = np.isfinite(progress)
         why = dict.fromkeys(np.flatnonzero(~valid).tolist(), "a frame of the episode so far has no finite embedding")

@@ -230,6 +230,9 @@ def test_http_to_another_machine_is_possible_when_asked_for():
         {"model": " "},
         {"model": None},
         {"parameters": [1]},
+        {"parameters": {"n": 2}},
+        {"parameters": {"max_tokens": None}},
+        {"parameters": {"max_tokens": 4096.0}},
     ],
     ids=str,
 )

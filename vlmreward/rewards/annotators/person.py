@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import html
 import io
+import secrets
 import sys
 import threading
 from collections.abc import Callable
@@ -79,14 +81,16 @@ class TerminalComparer:
 PAGE = """<!doctype html><meta charset="utf-8"><title>vlmreward</title>
 <style>body{{font:18px sans-serif;text-align:center}}button{{font:inherit;margin:.5em;padding:.5em 1em}}</style>
 <p>Which is nearer to: <b>{goal}</b></p><img alt="two frames" src="data:image/png;base64,{picture}">
-<form method="post" action="/"><input type="hidden" name="number" value="{number}">
+<form method="post"><input type="hidden" name="number" value="{number}">
 <button name="key" value="1" accesskey="1">left</button><button name="key" value="u">unsure</button>
 <button name="key" value="2" accesskey="2">right</button></form><p>{left} left</p>"""
 NOTHING = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="2"><p>No question now.</p>'
 
 
 class PageComparer:
-    """Shows pairs on a page at ``http://127.0.0.1:<port>/`` and waits for the buttons.
+    """Shows pairs on a page of this machine and waits for the buttons.
+
+    The page's address holds a token, so that no other page that a browser shows can answer or look in.
 
     Args:
         port: Of the page; 0 for a free one, which is printed.
@@ -97,6 +101,7 @@ class PageComparer:
 
     Attributes:
         url: Where the page is.
+        token: The last part of it.
     """
 
     calls_per_pair = 1
@@ -112,7 +117,8 @@ class PageComparer:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         except (OSError, OverflowError, TypeError) as e:
             raise ConfigError(f"no page can be served at port {port!r} ({e}): give port=0 for a free one") from e
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        self.token = secrets.token_urlsafe(16)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}"
         threading.Thread(target=self._server.serve_forever, name="vlmreward-page", daemon=True).start()
         print(f"compare pairs at {self.url}", file=sys.stderr, flush=True)
 
@@ -157,9 +163,19 @@ class PageComparer:
 def _handler(comparer: PageComparer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(comparer.page())
+            if self._may():
+                self._send(comparer.page())
+
+        def _may(self) -> bool:
+            """Return whether the token was given; otherwise the request is refused."""
+            given = hmac.compare_digest(self.path.removeprefix("/").encode(), comparer.token.encode())
+            if not given:
+                self.send_error(403, "the address is the one that was printed, with its token")
+            return given
 
         def do_POST(self) -> None:
+            if not self._may():
+                return
             length = self.headers.get("Content-Length", "")
             fields = parse_qs(
                 self.rfile.read(min(int(length), 1000) if length.isdigit() else 0).decode("ascii", "replace")

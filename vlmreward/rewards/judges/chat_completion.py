@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from vlmreward.errors import ConfigError
 from vlmreward.rewards.judges.pictures import data_url
 from vlmreward.rewards.judges.questions import LogProb, Question
 
@@ -18,6 +19,10 @@ MOST_TOKENS = 10**9
 
 MOST_LISTED = 1000
 """Likely tokens that are looked at."""
+
+LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
+OURS = frozenset({"n", "best_of", "stream", "messages", "model"})
+"""Parameters of a request that no user sets."""
 
 LEAST_LOGPROB = -1e6
 """Anything below it is no log-probability; servers write -9999 for none."""
@@ -66,6 +71,19 @@ def request_body(question: Question, model: str, top_logprobs: int, parameters: 
     return json.dumps({**body, **parameters}).encode("ascii")
 
 
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters of a request that would cost more than is reserved, or give another kind of reply.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for name in OURS & parameters.keys():
+        raise ConfigError(f"parameters.{name} can't be set: one question has one answer, in one piece")
+    for name in LIMITS & parameters.keys():
+        if type(parameters[name]) is not int or parameters[name] < 1:
+            raise ConfigError(f"parameters.{name} must be a whole number of tokens >= 1, got {parameters[name]!r}")
+
+
 def most_tokens(question: Question, picture_tokens: int, parameters: Mapping[str, Any]) -> int:
     """Return a bound of the tokens of a question and its answer: a token of text has at least one byte.
 
@@ -75,8 +93,7 @@ def most_tokens(question: Question, picture_tokens: int, parameters: Mapping[str
         parameters: Of the request; one that allows a longer answer counts.
     """
     text = sum(len(part.encode("utf-8", "surrogatepass")) for part in question.parts if isinstance(part, str))
-    asked = [parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
-    longest = max([question.max_tokens, *(limit for limit in asked if type(limit) is int)])
+    longest = max([question.max_tokens, *(parameters[name] for name in LIMITS & parameters.keys())])
     return OVERHEAD + text + picture_tokens * len(question.pictures) + longest
 
 

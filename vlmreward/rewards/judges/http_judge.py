@@ -20,7 +20,13 @@ from vlmreward.errors import ConfigError
 from vlmreward.optional import require_package
 from vlmreward.rewards.judges.answer_cache import AnswerCache, known
 from vlmreward.rewards.judges.budget import Budget, Pace
-from vlmreward.rewards.judges.chat_completion import Reply, most_tokens, parse_reply, request_body
+from vlmreward.rewards.judges.chat_completion import (
+    Reply,
+    check_parameters,
+    most_tokens,
+    parse_reply,
+    request_body,
+)
 from vlmreward.rewards.judges.questions import Answer, Question, Usage, as_line
 from vlmreward.rewards.settings import check_number
 
@@ -129,6 +135,7 @@ class HttpJudge:
                 raise ConfigError(f"{name} must be a whole number >= {least}, got {value!r}")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise ConfigError(f"parameters must hold <name>: <value>, got {parameters!r}")
+        check_parameters(parameters or {})
         self._model, self._key_variable = model, key_variable
         self._timeout = check_number("timeout", timeout, 0, above=True)
         self._max_wait = check_number("max_wait", max_wait, 0)
