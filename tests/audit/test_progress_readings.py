@@ -146,6 +146,7 @@ def test_steps_of_a_critic_begin_at_one_backwards(tmp_path, estimate, stride):
     encoder = ProjectionEncoder()
     path = save_random_critic(tmp_path / "critic.safetensors", encoder)
     seen = np.random.default_rng(0).standard_normal((10, encoder.dim)).astype(np.float32)
+    seen /= np.linalg.norm(seen, axis=1, keepdims=True)
     critic = CriticReward(encoder, "lift it", path=path, estimate=estimate, stride=stride)
     back = read_film(film(embeddings={"e": seen}), lambda text: critic, "e").backward
     text, shown = encoder.encode_texts(["lift it"])[0], seen[::-1]
