@@ -94,7 +94,7 @@ def test_refuses(cli, refused, dataset, more, words):
     assert not Path("runs/critic/critic.safetensors").exists()
 
 
-def test_another_encoders_critic_is_refused(cli, refused, dataset, monkeypatch):
+def test_what_is_no_critic_is_refused(cli, refused, dataset, monkeypatch):
     assert cli(*FIT).code == 0
     monkeypatch.setattr("vlmreward.rewards.critic.KIND", "something else")
     label = ("label", "dataset=c", "encoder=fake", "reward=critic_progress")

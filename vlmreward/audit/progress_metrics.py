@@ -134,15 +134,6 @@ def last_known(progress: Floats) -> float:
     return float(known[-1]) if len(known) else float("nan")
 
 
-def kendall_tau_b(x: Floats, y: Floats) -> float:
-    """Return Kendall's tau-b, ``(C - D) / sqrt((n0 - n1)(n0 - n2))``, in [-1, 1]; NaN where one is constant."""
-    known = np.isfinite(x) & np.isfinite(y)
-    upper = np.triu_indices(int(known.sum()), 1)
-    a, b = (np.sign(v[known][:, None] - v[known][None, :])[upper] for v in (x, y))
-    size = np.sqrt((a != 0).sum() * float((b != 0).sum()))
-    return float((a * b).sum() / size) if size > 0 else float("nan")
-
-
 def auroc(values: Floats, marks: BoolArray) -> float:
     """Return the share of pairs of a marked and an unmarked row in which the marked one is higher, ties counted half.
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from vlmreward.audit.pixels import distance
 from vlmreward.audit.progress_metrics import last_known
 from vlmreward.errors import ConfigError
-from vlmreward.rewards.accumulation import accumulate
+from vlmreward.rewards.accumulation import accumulate_strided
 from vlmreward.types import FloatArray, FrameBatch, Frames, RewardBatch, RewardModel
 
 Array = npt.NDArray[np.float64]
@@ -221,7 +221,4 @@ def _backward(model: RewardModel, scored: RewardBatch) -> Array:
         return values
     if steps is None:  # not told: from 0 the sum says nothing
         return np.full(len(values), np.nan)
-    values[:1], stride = 1.0, getattr(model, "stride", 1)
-    for phase in range(1, min(stride, len(steps) - 1) + 1):
-        values[phase::stride] = accumulate(steps[phase::stride], rule, start=1.0)[1:]
-    return values
+    return accumulate_strided(steps, getattr(model, "stride", 1), rule, start=1.0)

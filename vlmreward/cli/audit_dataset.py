@@ -206,7 +206,8 @@ def read_dataset(
     from vlmreward.agents.progress import Progress
     from vlmreward.audit.progress_readings import baselines, read_film
     from vlmreward.cli.audit_parts import UNRELATED, key_of
-    from vlmreward.cli.dataset_films import LEAST_FRAMES, find_truth, load_film
+    from vlmreward.cli.dataset_films import find_truth, load_film
+    from vlmreward.cli.embedded_dataset import LEAST_FRAMES
     from vlmreward.cli.results import describe_judge
     from vlmreward.labelling.scoring import goals_of
     from vlmreward.rewards import for_other_goals

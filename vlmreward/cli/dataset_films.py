@@ -11,14 +11,12 @@ import numpy.typing as npt
 
 from vlmreward.audit.pixels import thumbnails
 from vlmreward.audit.progress_readings import Film
+from vlmreward.cli.embedded_dataset import LEAST_FRAMES
 from vlmreward.data.dataset import Episode, EpisodeDataset, Undecodable
 from vlmreward.errors import ConfigError, DatasetError
 from vlmreward.types import Encoder, FloatArray, Frames
 
 ENCODE_BATCH = 64
-
-LEAST_FRAMES = 4
-"""An episode with fewer frames shows no progress."""
 
 Array = npt.NDArray[np.float64]
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from vlmreward.types import Encoder
 
 
+LEAST_FRAMES = 4
+"""An episode with fewer frames shows no progress."""
+
+
 @dataclass(frozen=True)
 class EmbeddedDataset:
     """Where the embeddings of a dataset's frames are, or will be.

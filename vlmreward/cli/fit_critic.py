@@ -12,6 +12,7 @@ import yaml
 
 from vlmreward.cli.arguments import Arguments, parse_arguments
 from vlmreward.cli.compose import compose, refuse_words
+from vlmreward.cli.embedded_dataset import LEAST_FRAMES
 from vlmreward.cli.label_settings import settle_decode_threads
 from vlmreward.cli.settings import check_cache_dtype
 from vlmreward.cli.values import number, whole
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from vlmreward.rewards.critic import Critic
     from vlmreward.types import Encoder, FloatArray
 
-LEAST_FRAMES = 4
-"""An episode with fewer frames than this shows no progress."""
 CRITIC = "critic.safetensors"
 
 

@@ -91,20 +91,21 @@ def accumulate(deltas: Floats, rule: Rule = "bounded", start: npt.ArrayLike = 0.
     return values
 
 
-def accumulate_strided(deltas: Floats, stride: int, rule: Rule = "bounded") -> Array:
+def accumulate_strided(deltas: Floats, stride: int, rule: Rule = "bounded", start: float = 0.0) -> Array:
     """Return progress where each step leads from the frame ``stride`` frames before, or from the first one.
 
     Args:
         deltas: Step to each frame, in [-1, 1], shape (T,); that of the first frame is not looked at.
         stride: Frames between the two of a step, >= 1.
         rule: Of :func:`accumulate`.
+        start: Progress in the first frame, in [0, 1].
 
     Returns:
-        float64 in [0, 1], shape (T,), 0 first; NaN after an unknown step.
+        float64 in [0, 1], shape (T,), the start first; NaN after an unknown step.
     """
-    progress = np.zeros(len(deltas))
+    progress = np.full(len(deltas), start)
     for phase in range(1, min(stride, len(deltas) - 1) + 1):  # steps that follow on one another
-        progress[phase::stride] = accumulate(deltas[phase::stride], rule)[1:]
+        progress[phase::stride] = accumulate(deltas[phase::stride], rule, start)[1:]
     return progress
 
 

@@ -134,7 +134,7 @@ class Head:
             if KIND not in about:
                 raise WeightsError(f"{path} is no head of a reward: give head.safetensors of a run")
             return cls.from_state({**json.loads(about[KIND]), "weights": weights})
-        except (SafetensorError, CheckpointError, OSError, ValueError, KeyError) as e:
+        except (SafetensorError, CheckpointError, OSError, ValueError, KeyError, TypeError) as e:
             if isinstance(e, WeightsError):
                 raise
             raise WeightsError(f"the head {path} can't be read ({' '.join(str(e).split())}): make it anew") from e
