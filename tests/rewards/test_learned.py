@@ -141,6 +141,9 @@ def test_files_that_are_no_heads_are_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="is no head of a reward"):
         Head.load(tmp_path / "other.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "list.safetensors", {"vlmreward head": "[]"})
+    with pytest.raises(WeightsError, match="can't be read"):
+        Head.load(tmp_path / "list.safetensors")
     about = {"vlmreward head": json.dumps({"meta": make_head().state_dict()["meta"], "net": {"dim": 3}})}
     save_file({"a": torch.zeros(1)}, tmp_path / "half.safetensors", about)
     with pytest.raises(WeightsError, match="can't be read"):
